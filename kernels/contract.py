@@ -1,0 +1,116 @@
+"""What a hand-written kernel is told and what it answers; the same words on every device.
+
+A kernel module (`kernels/cpu/<name>.py`, `kernels/cuda/<name>.py`) has
+
+    def supports(call: Spec) -> str | None     # None: it can; else the reason why not
+    def build(call: Spec) -> Build             # pure: structure in, steps out; nothing is compiled or run
+
+Sizes and strides are Dims (ints or symbolic): they reach the kernel as run-time arguments. What a `Kernel.key` contains
+is compiled in, so it holds structure only (types, tile, epilogue, window), never an extent.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gpuonnx.ir.dims import Dim
+from gpuonnx.ir.expr import Expr
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a tensor lies in memory: stored type, shape and strides (in elements) by logical axis."""
+
+    dtype: str
+    shape: tuple[Dim, ...]
+    strides: tuple[Dim, ...]
+
+    @staticmethod
+    def dense(dtype: str, shape: tuple[Dim, ...]) -> Layout:
+        strides: list[Dim] = []
+        step: Dim = 1
+        for size in reversed(shape):
+            strides.insert(0, step)
+            step = step * size
+        return Layout(dtype, tuple(shape), tuple(strides))
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A pointer argument: `space` is in, out, extra (an epilogue operand), work or packed; offset in bytes."""
+
+    space: str
+    number: int
+    offset: Dim = 0
+
+
+Arg = Dim | Ref
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """out = expr, where `load(0, ...)` is the kernel's own result (in its compute type) at the output's index and
+    `load(k, indices)`, k >= 1, is operand k - 1; `index(axis)` is the output's logical axis."""
+
+    expr: Expr
+    operands: tuple[Layout, ...] = ()
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One Call: `constants[i]` is the array of input i where it is known when compiling (a weight)."""
+
+    inputs: tuple[Layout | None, ...]
+    outputs: tuple[Layout, ...]
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    constants: Mapping[int, np.ndarray] = field(default_factory=dict)
+    epilogue: Epilogue | None = None
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Code to compile. language llvm: `make(symbol)` gives the text of an LLVM module that defines `symbol`;
+    numba: a Python function for @cfunc; cuda: the text of a translation unit that defines `symbol`.
+    CPU entry points are `void symbol(int64* ctx, int64* args, int64 task)`."""
+
+    name: str
+    key: tuple
+    language: str
+    make: Callable[[str], Any] = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Step:
+    """`tasks` calls of a CPU kernel, or one CUDA launch of `tasks` blocks of `threads` with `shared` dynamic bytes."""
+
+    kernel: Kernel
+    args: tuple[Arg, ...]
+    tasks: Dim
+    threads: int = 0
+    shared: Dim = 0
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A constant made from a weight when the program is built; `key` says how, `make` does it."""
+
+    key: tuple
+    make: Callable[[], np.ndarray] = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Build:
+    """The steps of one Call in order, the bytes of each workspace (`Ref("work", k)`), the packed constants."""
+
+    steps: tuple[Step, ...]
+    work: tuple[Dim, ...] = ()
+    packed: tuple[Packed, ...] = ()
+
+
+# ctx, an int64 array shared by the tasks of one run. A kernel that meets an error stores value, limit, then code.
+CTX_CODE, CTX_STEP, CTX_VALUE, CTX_LIMIT, CTX_CANCEL = 0, 1, 2, 3, 4
+CTX_WORDS = 8
+ERROR_INDEX, ERROR_DIVIDE, ERROR_CANCELLED, ERROR_DOMAIN = 1, 2, 3, 4
