@@ -6,9 +6,9 @@ comes from (`origins`).
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -130,20 +130,31 @@ class Host(Node):
     why: str = ""
 
 
+class Body(Protocol):
+    """A sub-graph of If or Loop: closed (captures are inputs) and lowered once for each variant of its inputs."""
+
+    name: str
+
+    @property
+    def input_names(self) -> Sequence[str]: ...
+
+
 @dataclass(frozen=True, eq=False)
 class If(Node):
-    """inputs[0] chooses a branch; the other inputs are the branches' inputs (captures), the same for both."""
+    """inputs[0] chooses a body. inputs[1:] feed them: `captures[k]` gives the positions (in inputs) of body k's inputs."""
 
-    branches: tuple[Graph, Graph] = field(kw_only=True)
+    bodies: tuple[Body, Body] = field(kw_only=True)
+    captures: tuple[tuple[int, ...], tuple[int, ...]] = field(kw_only=True)
 
 
 @dataclass(frozen=True, eq=False)
 class Loop(Node):
     """ONNX Loop. inputs: trip count and condition (those present, see flags), `carried` values, then captures.
+
     body inputs: iteration number (i64 scalar), condition, carried, captures; body outputs: condition, carried, scans.
     outputs: carried, then each scan output stacked on a new first axis."""
 
-    body: Graph = field(kw_only=True)
+    body: Body = field(kw_only=True)
     carried: int = field(kw_only=True)
     has_trip: bool = True
     has_condition: bool = True
@@ -183,15 +194,6 @@ class Copy(Node):
 
 
 @dataclass(frozen=True)
-class Late:
-    """The rest of a graph that can only be lowered once `values` have been seen; `lower` makes it."""
-
-    inputs: tuple[Value, ...]
-    values: tuple[Value, ...]
-    lower: Callable[..., Graph] = field(compare=False)
-
-
-@dataclass(frozen=True)
 class Source:
     """Where a run-time symbol comes from: an `axis` of an input or Host output, or a flat `element` of an integer or
     float32 tensor."""
@@ -221,7 +223,6 @@ class Graph:
     constants: dict[Value, np.ndarray] = field(default_factory=dict)
     symbols: dict[str, Source] = field(default_factory=dict)
     requirements: list[Requirement] = field(default_factory=list)
-    late: Late | None = None
 
     def producers(self) -> dict[Value, Node]:
         return {out: node for node in self.nodes for out in node.outputs}

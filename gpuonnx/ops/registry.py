@@ -1,0 +1,102 @@
+"""Operator definitions: `@op` declares one, `find` looks it up.
+
+A definition is a pure function from tensors to tensors (`ir/build.py`). Positional parameters are the ONNX inputs
+(`None` = absent, `*xs` = variadic); one annotated `Const` arrives as a NumPy array known while lowering this variant, one
+annotated `Dims` as a list of Dims, symbolic where they can be. Keyword-only parameters are the schema's attributes; the
+reserved `outputs: int` is the number of outputs the node names, `opset: int` the version asked for.
+"""
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gpuonnx.ir.build import Dim, Tensor
+
+Const = np.ndarray
+Dims = list[Dim]
+RESERVED = ("outputs", "opset")
+
+
+@dataclass(frozen=True)
+class Definition:
+    """One operator from opset `since` on, until the next definition of the same name."""
+
+    domain: str
+    name: str
+    since: int
+    function: Callable[..., Any] = field(repr=False)
+    inputs: tuple[tuple[str, str], ...]
+    variadic: bool
+    attributes: frozenset[str]
+    reserved: frozenset[str]
+
+    def __call__(self, inputs: Sequence[Tensor | None], attributes: dict[str, Any], outputs: int, opset: int) -> tuple[Any, ...]:
+        arguments = [self._argument(i, t) for i, t in enumerate(inputs)]
+        given = {"outputs": outputs, "opset": opset}
+        result = self.function(*arguments, **attributes, **{k: given[k] for k in self.reserved})
+        return tuple(result) if isinstance(result, (tuple, list)) else (result,)
+
+    def _argument(self, position: int, t: Tensor | None) -> Any:
+        kind = self.inputs[position][1] if position < len(self.inputs) else self.inputs[-1][1] if self.variadic and self.inputs else "tensor"
+        if t is None or kind == "tensor":
+            return t
+        return t.builder.numbers(t) if kind == "const" else list(t.builder.read(t).ravel())
+
+
+DEFINITIONS: dict[tuple[str, str], list[Definition]] = {}
+ALIASES = {"ai.onnx": "", "ai.onnx.ml": "ai.onnx.ml"}
+
+
+def op(name: str, since: int = 1, domain: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Declare an operator; also the public way to add a custom one.
+
+        @gpuonnx.op("Swish", since=1, domain="my.company")
+        def swish(x, *, beta=1.0):
+            return x * sigmoid(x * beta)
+    """
+    def declare(function: Callable[..., Any]) -> Callable[..., Any]:
+        definition = describe(function, name, since, domain)
+        known = DEFINITIONS.setdefault((domain, name), [])
+        known[:] = sorted([d for d in known if d.since != since] + [definition], key=lambda d: d.since)
+        return function
+    return declare
+
+
+def describe(function: Callable[..., Any], name: str, since: int, domain: str) -> Definition:
+    inputs, attributes, variadic = [], set(), False
+    for p in inspect.signature(function).parameters.values():
+        if p.kind is p.KEYWORD_ONLY:
+            attributes.add(p.name)
+        else:
+            annotation = str(p.annotation)
+            kind = "const" if "Const" in annotation else "dims" if "Dims" in annotation else "tensor"
+            inputs.append((p.name, kind))
+            variadic |= p.kind is p.VAR_POSITIONAL
+    reserved = frozenset(attributes & set(RESERVED))
+    return Definition(domain, name, since, function, tuple(inputs), variadic, frozenset(attributes) - reserved, reserved)
+
+
+_loaded = False
+
+
+def load_all() -> None:
+    """Import every module of definitions, once."""
+    global _loaded
+    if not _loaded:
+        package = importlib.import_module("gpuonnx.ops")
+        for module in pkgutil.walk_packages(package.__path__, "gpuonnx.ops."):
+            importlib.import_module(module.name)
+        _loaded = True
+
+
+def find(domain: str, name: str, opset: int) -> Definition | None:
+    """The definition with the greatest `since` <= opset."""
+    load_all()
+    known = DEFINITIONS.get((ALIASES.get(domain, domain), name), [])
+    return next((d for d in reversed(known) if d.since <= opset), None)
