@@ -55,7 +55,7 @@ class Builder:
     requirements: dict[Any, g.Requirement] = field(default_factory=dict)
     producers: dict[g.Value, g.Node] = field(default_factory=dict)
     known_elements: dict[g.Value, Any] = field(default_factory=dict)
-    unknown_rank: list[g.Value] = field(default_factory=list)
+    input_elements: dict[g.Value, np.ndarray] = field(default_factory=dict)
     origin: str = ""
 
     @contextmanager
@@ -166,17 +166,25 @@ class Builder:
         found = self.elements(t.value)
         if found is not None:
             return found
-        shape = tuple(self.ask(s) for s in t.shape)
+        shape = tuple(int(self.ask(s)) for s in t.shape)
         count = int(np.prod(shape, dtype=np.int64))
         if types.kind(t.dtype) not in "iubf" or count > limit:
             raise ModelError(f"{self.origin}: {count} elements of {t.dtype} are needed before the run; at most {limit} can be")
+        return self.name_elements(t.value, shape)
+
+    def name_elements(self, value: g.Value, shape: tuple[int, ...]) -> np.ndarray:
+        """One symbol an element; those of inputs are bound already."""
+        count = int(np.prod(shape, dtype=np.int64))
+        given = self.input_elements.get(value)
         out = np.empty(count, object)
         for i in range(count):
-            name = f"{t.value.name or 'v%d' % len(self.producers)}[{i}]"
-            self.symbols.setdefault(name, g.Source(t.value, element=i))
-            real = types.kind(t.dtype) == "f"
-            out[i] = self.space.real(name) if real else self.space.sym(name, 0 if types.kind(t.dtype) in "ub" else -d.INF)
-        self.known_elements[t.value] = out = out.reshape(shape)
+            name = f"{value.name or 'v%d' % len(self.producers)}[{i}]"
+            self.symbols.setdefault(name, g.Source(value, element=i))
+            real = types.kind(value.dtype) == "f"
+            out[i] = self.space.real(name) if real else self.space.sym(name, 0 if types.kind(value.dtype) in "ub" else -d.INF)
+            if given is not None:
+                self.binding[name] = float(given.ravel()[i]) if real else int(given.ravel()[i])
+        self.known_elements[value] = out = out.reshape(shape)
         return out
 
     def numbers(self, t: Tensor) -> np.ndarray:

@@ -55,6 +55,8 @@ def small(value: g.Value) -> bool:
 def _compute(owner: Builder, value: g.Value, node: g.Node | None) -> np.ndarray | None:
     if value in owner.constants:
         return from_array(owner.constants[value]) if small(value) else None
+    if value in owner.input_elements and small(value):
+        return owner.name_elements(value, tuple(int(s) for s in value.dims))
     if node is None or not small(value):
         return None
     try:

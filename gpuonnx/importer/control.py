@@ -1,0 +1,236 @@
+"""If, Loop and Scan. A branch whose condition this variant knows is lowered in place; everything else becomes a body,
+a procedure of its own that the runtime calls with what it captures."""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gpuonnx.errors import ModelError
+from gpuonnx.importer.procedure import Argument, InputInfo, Procedure, captured, input_info, type_name
+from gpuonnx.ir import graph as g
+from gpuonnx.ir.build import Builder, NeedsRun, Tensor, builder, constant, size_scalar
+from gpuonnx.ir.dims import Dim
+
+if TYPE_CHECKING:
+    import onnx
+
+    from gpuonnx.importer.lower import Frame
+
+Results = Sequence[Tensor | None]
+inline: Callable[[Any, Any], list[Tensor]]
+
+
+def body(frame: Frame, name: str, graph: onnx.GraphProto, given: Sequence[InputInfo] = ()) -> tuple[Procedure, list[Tensor]]:
+    """A sub-graph as a procedure: its own inputs first (declared, or as `given`), then what it captures."""
+    constants: dict[str, Any] = {t.name: t for t in graph.initializer}
+    tensors: list[Tensor] = []
+    infos = list(given) or [input_info(i) for i in graph.input]
+    for outer in captured(graph):
+        t = frame.scope.get(outer)
+        if t is None:
+            raise ModelError(f"{name} captures {outer!r}, which nothing makes")
+        if t.value in t.builder.constants:
+            constants[outer] = t.builder.constants[t.value]
+        else:
+            tensors.append(t)
+            infos.append(info_of(outer, t))
+    outputs = tuple(input_info(o) for o in graph.output)
+    procedure = Procedure(name, tuple(graph.node), tuple(infos), tuple(o.name for o in graph.output), constants, frame.environment, outputs)
+    return procedure, tensors
+
+
+def info_of(name: str, t: Tensor) -> InputInfo:
+    return InputInfo(name, t.dtype, tuple(s if isinstance(s, int) else None for s in t.shape) if t.is_tensor else None)
+
+
+def result_types(procedure: Procedure, inputs: Sequence[Tensor]) -> list[tuple[str, tuple[Dim | None, ...] | None]] | None:
+    """Types and shapes of a body's outputs by a trial lowering: free sizes are None; None where a rank cannot be known."""
+    from gpuonnx.importer.lower import lower
+    arguments = []
+    owner = builder()
+    for t in inputs:
+        known = t.is_tensor and all(owner.answerable(s) for s in t.shape)
+        if t.is_tensor and not known:
+            arguments.append(Argument(t.dtype, tuple(_sample(owner, s) for s in t.shape)))
+        else:
+            arguments.append(Argument(t.dtype, tuple(_sample(owner, s) for s in t.shape) if t.is_tensor else None))
+    try:
+        lowered = lower(procedure, arguments)
+    except (NeedsRun, ModelError):
+        return None
+    if lowered.rest is not None:
+        return None
+    return [(v.dtype, None if v.shape is None else tuple(s if isinstance(s, int) else None for s in v.shape)) for v in lowered.graph.outputs]
+
+
+def _sample(owner: Builder, size: Dim) -> int:
+    from gpuonnx.ir.sizes import evaluate
+    return int(evaluate([size], owner.binding)[0]) if owner.answerable(size) else 3
+
+
+def made(types: Sequence[tuple[str, tuple[Dim | None, ...] | None]], label: str) -> tuple[g.Value, ...]:
+    """Values of these types; a free size becomes a symbol that is bound once the value exists."""
+    owner = builder()
+    values = []
+    for k, (dtype, shape) in enumerate(types):
+        value = g.Value(dtype, None, f"{label}.{len(owner.nodes)}.{k}")
+        if shape is not None:
+            value.shape = tuple(owner.symbol(f"{value.name}.{a}", g.Source(value, axis=a)) if s is None else s for a, s in enumerate(shape))
+        values.append(value)
+    return tuple(values)
+
+
+def declared(procedure: Procedure) -> list[tuple[str, tuple[Dim | None, ...] | None]]:
+    """What the file says of a body's outputs: types are believed, shapes are not."""
+    return [(o.dtype, None) for o in procedure.output_infos]
+
+
+def lower_if(frame: Frame, node: onnx.NodeProto, inputs: Sequence[Tensor | None], attributes: Mapping[str, Any]) -> Results:
+    condition = inputs[0]
+    if condition is None:
+        raise ModelError("If has no condition")
+    owner = builder()
+    known = owner.elements(condition.value)
+    if known is not None and known.size == 1 and owner.answerable(known.ravel()[0]):
+        return inline(frame, attributes["then_branch" if owner.ask(known.ravel()[0]) else "else_branch"])
+    (then, first), (other, second) = (body(frame, f"{owner.origin}/{b}", attributes[f"{b}_branch"]) for b in ("then", "else"))
+    types = [result_types(p, t) for p, t in ((then, first), (other, second))]
+    merged = _merge(types[0] or declared(then), types[1] or declared(other))
+    outputs = made(merged, "if")
+    values = (condition.value, *(t.value for t in first), *(t.value for t in second))
+    places = (tuple(range(1, 1 + len(first))), tuple(range(1 + len(first), len(values))))
+    owner.add(g.If(values, outputs, bodies=(then, other), captures=places, origins=owner.origins))
+    return [Tensor(v, owner) for v in outputs]
+
+
+def _merge(a: Sequence[tuple[str, Any]], b: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    out: list[tuple[str, Any]] = []
+    for (dtype, x), (other, y) in zip(a, b, strict=True):
+        dtype = dtype if dtype != "undefined" else other
+        if x is None or y is None or len(x) != len(y):
+            out.append((dtype, None))
+        else:
+            out.append((dtype, tuple(s if s == t else None for s, t in zip(x, y, strict=True))))
+    return out
+
+
+def lower_loop(frame: Frame, node: onnx.NodeProto, inputs: Sequence[Tensor | None], attributes: Mapping[str, Any]) -> Results:
+    trip, condition, *carried = [*inputs, None, None][:max(2, len(inputs))]
+    return loop(frame, attributes["body"], trip, condition, carried)
+
+
+def loop(frame: Frame, graph: onnx.GraphProto, trip: Tensor | None, condition: Tensor | None, carried: Sequence[Tensor | None]) -> Results:
+    owner = builder()
+    state = [t for t in carried if t is not None]
+    if len(graph.input) != 2 + len(state):
+        raise ModelError(f"the body takes {len(graph.input)} inputs, the Loop carries {len(state)}")
+    given = [InputInfo(graph.input[0].name, "i64", ()), InputInfo(graph.input[1].name, "bool", ())]
+    types: list[tuple[str, Any]] = [(t.dtype, tuple(s if isinstance(s, int) else None for s in t.shape) if t.is_tensor else None) for t in state]
+    names = [i.name for i in graph.input[2:]]
+    for _ in range(8):
+        infos = [*given, *(InputInfo(n, dtype, shape) for n, (dtype, shape) in zip(names, types, strict=True))]
+        procedure, captures = body(frame, f"{owner.origin}/body", graph, infos)
+        trial = [Tensor(v, owner) for v in (g.Value("i64", ()), g.Value("bool", ()))]
+        trial += [Tensor(g.Value(dtype, None if shape is None else tuple(3 if s is None else s for s in shape)), owner) for dtype, shape in types]
+        found = result_types(procedure, [*trial, *captures])
+        results = found or declared(procedure)
+        joined = _merge(types, results[1:1 + len(state)])
+        if joined == types:
+            break
+        types = joined
+    scans = [(dtype, None if shape is None else (None, *shape)) for dtype, shape in results[1 + len(state):]]
+    outputs = made([*types, *scans], "loop")
+    values = tuple(t.value for t in (trip, condition, *state, *captures) if t is not None)
+    owner.add(g.Loop(values, outputs, body=procedure, carried=len(state), has_trip=trip is not None, has_condition=condition is not None,
+                     origins=owner.origins))
+    return [Tensor(v, owner) for v in outputs]
+
+
+def lower_scan(frame: Frame, node: onnx.NodeProto, inputs: Sequence[Tensor | None], attributes: Mapping[str, Any]) -> Results:
+    """Scan as a Loop whose body takes its slices by the iteration number."""
+    if frame.environment.opsets.get("", 1) < 9:
+        return scan_8(frame, inputs, attributes)
+    return scan(frame, inputs, attributes)
+
+
+def scan(frame: Frame, inputs: Sequence[Tensor | None], attributes: Mapping[str, Any]) -> Results:
+    graph, count = attributes["body"], attributes["num_scan_inputs"]
+    present = [t for t in inputs if t is not None]
+    state, scanned = present[:len(present) - count], present[len(present) - count:]
+    axes = attributes.get("scan_input_axes") or [0] * count
+    reverse = attributes.get("scan_input_directions") or [0] * count
+    for k in range(count):
+        axis = scanned[k].axis(axes[k])
+        if reverse[k]:
+            scanned[k] = flip(scanned[k], axis)
+        scanned[k] = scanned[k].transpose([axis, *(a for a in range(scanned[k].rank) if a != axis)])
+    length = scanned[0].shape[0]
+    for t in scanned[1:]:
+        length = builder().meet(length, t.shape[0])
+    wrapped, scope = _scan_body(frame, graph, len(state), scanned)
+    results = list(loop(scope, wrapped, size_scalar(length), None, state))
+    outs = len(graph.output) - len(state)
+    out_axes = attributes.get("scan_output_axes") or [0] * outs
+    out_reverse = attributes.get("scan_output_directions") or [0] * outs
+    for k in range(outs):
+        t = results[len(state) + k]
+        if t is not None and t.is_tensor and (out_axes[k] or out_reverse[k]):
+            results[len(state) + k] = _placed(t, out_axes[k], out_reverse[k])
+    return results
+
+
+def flip(t: Tensor, axis: int) -> Tensor:
+    return t.slice(axis, t.shape[axis] - 1, t.shape[axis], -1)
+
+
+def _placed(t: Tensor, axis: int, reverse: int) -> Tensor:
+    t = flip(t, 0) if reverse else t
+    axis = t.axis(axis)
+    order = list(range(1, t.rank))
+    order.insert(axis, 0)
+    return t.transpose(order)
+
+
+def _scan_body(frame: Frame, graph: onnx.GraphProto, state: int, scanned: Sequence[Tensor]) -> tuple[Any, Any]:
+    """The Loop body of a Scan: Gather by iteration number before the Scan's own nodes; the condition passes through."""
+    from dataclasses import replace
+
+    import onnx
+    wrapped = onnx.GraphProto()
+    wrapped.CopyFrom(graph)
+    wrapped.ClearField("input"), wrapped.ClearField("node"), wrapped.ClearField("output")
+    number, condition = "gpuonnx.scan.number", "gpuonnx.scan.condition"
+    wrapped.input.add(name=number), wrapped.input.add(name=condition)
+    wrapped.input.extend(graph.input[:state])
+    scope: dict[str, Any] = {}
+    for k, info in enumerate(graph.input[state:]):
+        outer = f"gpuonnx.scan.input.{k}"
+        scope[outer] = scanned[k]
+        wrapped.node.append(onnx.helper.make_node("Gather", [outer, number], [info.name], axis=0))
+    wrapped.node.extend(graph.node)
+    wrapped.node.append(onnx.helper.make_node("Identity", [condition], [condition + ".out"]))
+    wrapped.output.add(name=condition + ".out")
+    wrapped.output[0].type.tensor_type.elem_type = 9
+    wrapped.output.extend(graph.output)
+    from collections import ChainMap
+    return wrapped, replace(frame, scope=ChainMap(scope, frame.scope))  # type: ignore[arg-type]
+
+
+def scan_8(frame: Frame, inputs: Sequence[Tensor | None], attributes: Mapping[str, Any]) -> Results:
+    """Opset 8: a batch axis in front of everything, optional sequence lengths; run for each batch entry and stacked."""
+    lengths, *rest = inputs
+    if lengths is not None:
+        raise ModelError("Scan of opset 8 with sequence_lens is not supported; export with opset 9 or later")
+    tensors = [t for t in rest if t is not None]
+    batch = builder().ask(tensors[0].shape[0])
+    directions = attributes.get("directions") or [0] * attributes["num_scan_inputs"]
+    inner = {"body": attributes["body"], "num_scan_inputs": attributes["num_scan_inputs"], "scan_input_directions": directions}
+    rows = []
+    for entry in range(batch):
+        rows.append(scan(frame, [t.slice(0, entry, 1).squeeze([0]) for t in tensors], inner))
+    from gpuonnx.ir.build import concat
+    return [concat([t.unsqueeze([0]) for t in column if t is not None], 0) for column in zip(*rows, strict=True)]
+
+
+LOWERINGS: dict[str, Callable[..., Results]] = {"If": lower_if, "Loop": lower_loop, "Scan": lower_scan}
+__all__ = ["LOWERINGS", "body", "constant", "type_name"]

@@ -1,0 +1,267 @@
+"""ONNX nodes -> IR, for one variant: the definitions in ops/ are called on tensors with symbolic shapes."""
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpuonnx.errors import GpuOnnxError, ModelError, ShapeError, UnsupportedOp
+from gpuonnx.importer import control
+from gpuonnx.importer.procedure import Argument, Environment, InputInfo, Procedure, free_names, is_tensor
+from gpuonnx.ir import graph as g
+from gpuonnx.ir.build import Builder, NeedsRun, Tensor
+from gpuonnx.ir.dims import Dim
+from gpuonnx.ops import registry
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """One variant: the graph, the answers it was made for, and the procedure that runs after it, if any."""
+
+    graph: g.Graph
+    key: tuple[tuple[Any, int | float], ...]
+    rest: Procedure | None = None
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where nodes are being lowered: names in scope, opsets, attributes of the enclosing function call."""
+
+    scope: MutableMapping[str, Tensor | None]
+    environment: Environment
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    prefix: str = ""
+
+
+def lower(procedure: Procedure, arguments: Sequence[Argument]) -> Lowered:
+    """Lower a procedure for the variant that `arguments` belong to."""
+    owner = Builder()
+    with owner.active():
+        inputs = [_input(owner, info, argument) for info, argument in zip(procedure.inputs, arguments, strict=True)]
+        scope = _Constants(owner, procedure)
+        scope.update({info.name: t for info, t in zip(procedure.inputs, inputs, strict=True)})
+        frame = Frame(scope, procedure.environment)
+        for position, node in enumerate(procedure.nodes):
+            mark = len(owner.nodes)
+            try:
+                lower_node(frame, node)
+            except NeedsRun as question:
+                del owner.nodes[mark:]
+                if mark == 0:
+                    raise ModelError(f"{describe(node)}: {question} cannot be known before the run") from question
+                return _cut(procedure, owner, inputs, scope, position)
+            if any(t is not None and not t.is_tensor and is_tensor(t.dtype) for t in (scope.get(n) for n in node.output if n)):
+                return _cut(procedure, owner, inputs, scope, position + 1)
+        outputs = [_output(scope, name, procedure) for name in procedure.outputs]
+        graph = owner.finish([t.value for t in inputs], [t.value for t in outputs])
+    return Lowered(graph, tuple(owner.predicates.items()))
+
+
+def _output(scope: Mapping[str, Tensor | None], name: str, procedure: Procedure) -> Tensor:
+    found = scope.get(name)
+    if found is None:
+        raise ModelError(f"output {name!r} of {procedure.name} is made by no node")
+    return found
+
+
+def _cut(procedure: Procedure, owner: Builder, inputs: list[Tensor], scope: Mapping[str, Tensor | None], position: int) -> Lowered:
+    """End this program here; the rest becomes a procedure whose inputs are the values it needs."""
+    rest = procedure.nodes[position:]
+    made = {o for n in rest for o in n.output}
+    wanted = free_names(rest, set()) + [o for o in procedure.outputs if o not in made]
+    live = [n for n in dict.fromkeys(wanted) if scope.get(n) is not None and n not in procedure.constants]
+    tensors = [scope[n] for n in live]
+    infos = tuple(_info(n, t) for n, t in zip(live, tensors, strict=True) if t is not None)
+    tail = replace(procedure, name=f"{procedure.name}/after {position}", nodes=rest, inputs=infos)
+    graph = owner.finish([t.value for t in inputs], [t.value for t in tensors if t is not None])
+    return Lowered(graph, tuple(owner.predicates.items()), tail)
+
+
+def _info(name: str, t: Tensor) -> InputInfo:
+    dims = tuple(s if isinstance(s, int) else None for s in t.shape) if t.is_tensor else None
+    return InputInfo(name, t.dtype, dims)
+
+
+class _Constants(dict[str, Any]):
+    """Names in scope; weights are decoded when they are first named."""
+
+    def __init__(self, owner: Builder, procedure: Procedure) -> None:
+        super().__init__()
+        self.owner, self.procedure = owner, procedure
+
+    def __missing__(self, name: str) -> Tensor:
+        constant = self.procedure.constants[name]
+        array = constant if isinstance(constant, np.ndarray) else self.procedure.environment.array(constant)
+        self[name] = self.owner.constant(array, name)
+        return self[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in self else default
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or name in self.procedure.constants
+
+
+def _input(owner: Builder, info: InputInfo, argument: Argument) -> Tensor:
+    """Free axes become symbols; a repeated name stands for one symbol where the sizes agree."""
+    if argument.shape is None:
+        return Tensor(g.Value(argument.dtype, None, info.name), owner)
+    value = g.Value(argument.dtype, (), info.name)
+    declared = info.dims if info.dims is not None and len(info.dims) == len(argument.shape) else (None,) * len(argument.shape)
+    value.shape = tuple(_size(owner, value, axis, said, size) for axis, (said, size) in enumerate(zip(declared, argument.shape, strict=True)))
+    if argument.elements is not None:
+        owner.input_elements[value] = argument.elements
+    return Tensor(value, owner)
+
+
+def _size(owner: Builder, value: g.Value, axis: int, said: int | str | None, size: int) -> Dim:
+    if isinstance(said, int):
+        return said
+    name = said if said and owner.binding.get(said, size) == size else f"{value.name}.{axis}"
+    owner.binding[name] = size
+    return owner.symbol(name, g.Source(value, axis=axis))
+
+
+def lower_node(frame: Frame, node: onnx.NodeProto) -> None:
+    """Lower one node and name its outputs in the frame's scope."""
+    from gpuonnx.ir.build import builder
+    owner = builder()
+    outer, owner.origin = owner.origin, (describe(node) if not frame.prefix else frame.prefix)
+    try:
+        results = _results(frame, node)
+    except (GpuOnnxError, NeedsRun) as error:
+        if isinstance(error, NeedsRun) or describe(node) in str(error):
+            raise
+        raise type(error)(f"{describe(node)}: {error}") from error
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, ZeroDivisionError, OverflowError) as error:
+        raise ModelError(f"{describe(node)} cannot be lowered: {type(error).__name__}: {error}") from error
+    finally:
+        owner.origin = outer
+    for name, result in zip(node.output, results, strict=False):
+        if name:
+            frame.scope[name] = result
+            if result is not None and not result.value.name and result.value not in owner.constants:
+                result.value.name = name
+
+
+def describe(node: onnx.NodeProto) -> str:
+    """Operator and name, as errors and explain spell them."""
+    return f"{node.op_type} {node.name or next((o for o in node.output if o), '')}".strip()
+
+
+def _results(frame: Frame, node: onnx.NodeProto) -> Sequence[Tensor | None]:
+    missing = [n for n in node.input if n and n not in frame.scope]
+    if missing:
+        raise ModelError(f"{describe(node)} reads {missing[0]!r}, which nothing makes")
+    inputs = [frame.scope[n] if n else None for n in node.input]
+    attributes = {a.name: v for a in node.attribute if (v := attribute(a, frame)) is not None}
+    lowering = control.LOWERINGS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    if lowering:
+        return lowering(frame, node, inputs, attributes)
+    opset = frame.environment.opsets.get(registry.ALIASES.get(node.domain, node.domain), 1)
+    local = frame.environment.functions.get((node.domain, node.op_type))
+    if local is not None:
+        return call_function(frame, local, node, inputs, attributes)
+    definition = registry.find(node.domain, node.op_type, opset)
+    if definition is None:
+        return call_function(frame, schema_function(node, opset, inputs), node, inputs, attributes)
+    unknown = sorted(set(attributes) - definition.attributes)
+    if unknown:
+        raise ModelError(f"{describe(node)} (opset {opset}) has no attribute {unknown[0]!r}")
+    limit = len(definition.inputs)
+    if len(inputs) > limit and not definition.variadic:
+        if any(t is not None for t in inputs[limit:]):
+            raise ModelError(f"{describe(node)} (opset {opset}) takes {limit} inputs, here {len(inputs)}")
+        inputs = inputs[:limit]
+    return definition(inputs, attributes, len(node.output), opset)
+
+
+def attribute(proto: onnx.AttributeProto, frame: Frame) -> Any:
+    """The Python value of an attribute: str for strings, ndarray for tensors, protos for graphs and types."""
+    if proto.ref_attr_name:
+        return frame.attributes.get(proto.ref_attr_name)
+    match proto.type:
+        case 1: return float(proto.f)
+        case 2: return int(proto.i)
+        case 3: return proto.s.decode("utf-8", "surrogateescape")
+        case 4: return frame.environment.array(proto.t)
+        case 5: return proto.g
+        case 6: return list(proto.floats)
+        case 7: return list(proto.ints)
+        case 8: return [s.decode("utf-8", "surrogateescape") for s in proto.strings]
+        case 9: return [frame.environment.array(t) for t in proto.tensors]
+        case 11: return proto.sparse_tensor
+        case 13: return proto.tp
+    raise ModelError(f"attribute {proto.name!r} has the type number {proto.type}, which no attribute can have")
+
+
+def schema_function(node: onnx.NodeProto, opset: int, inputs: Sequence[Tensor | None]) -> Any:
+    """The function body that the standard gives for an operator without a definition of ours."""
+    import onnx
+    from onnx import defs
+
+    from gpuonnx.ir.types import TYPES
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    if not defs.has(node.op_type, opset, domain):
+        raise UnsupportedOp(f"{describe(node)}: {domain or 'ai.onnx'}.{node.op_type} is in no opset <= {opset}")
+    schema = defs.get_schema(node.op_type, opset, domain)
+    if schema.has_function:
+        return schema.function_body
+    if not schema.has_context_dependent_function:
+        raise UnsupportedOp(f"{describe(node)}: no definition of {domain or 'ai.onnx'}.{node.op_type}, opset {opset}")
+    kinds = []
+    for t in inputs:
+        kind = onnx.TypeProto()
+        if t is not None and t.is_tensor:
+            kind.tensor_type.elem_type = TYPES[t.dtype].onnx
+            for size in t.shape:
+                dim = kind.tensor_type.shape.dim.add()
+                if isinstance(size, int):
+                    dim.dim_value = size
+        kinds.append(kind.SerializeToString())
+    best = max(v for v in schema.context_dependent_function_opset_versions if v <= max(opset, schema.since_version))
+    body = schema.get_context_dependent_function_with_opset_version(best, node.SerializeToString(), kinds)
+    function = onnx.FunctionProto()
+    function.ParseFromString(body)
+    return function
+
+
+def call_function(frame: Frame, function: Any, node: onnx.NodeProto, inputs: Sequence[Tensor | None],
+                  attributes: Mapping[str, Any]) -> list[Tensor | None]:
+    """Lower the body of a function in place of its call."""
+    from gpuonnx.ir.build import builder
+    if frame.prefix.count("/") > 32:
+        raise ModelError(f"{describe(node)}: functions call each other more than 32 deep")
+    padded = [*inputs, *[None] * (len(function.input) - len(inputs))]
+    scope: dict[str, Tensor | None] = dict(zip(function.input, padded, strict=False))
+    defaults = {a.name: attribute(a, frame) for a in getattr(function, "attribute_proto", ())}
+    opsets = {registry.ALIASES.get(o.domain, o.domain): o.version for o in function.opset_import} or frame.environment.opsets
+    inner = Frame(scope, replace(frame.environment, opsets={**frame.environment.opsets, **opsets}), {**defaults, **attributes},
+                  f"{frame.prefix or describe(node)}/{node.op_type}" if frame.prefix else builder().origin)
+    for step in function.node:
+        lower_node(inner, step)
+    return [scope.get(name) for name in function.output[:len(node.output)]]
+
+
+def inline(frame: Frame, graph: onnx.GraphProto) -> list[Tensor]:
+    """Lower a sub-graph whose path is known, in the enclosing scope."""
+    from gpuonnx.ir.build import builder
+    scope: ChainMap[str, Any] = ChainMap({}, frame.scope)  # type: ignore[arg-type]
+    for tensor in graph.initializer:
+        scope[tensor.name] = builder().constant(frame.environment.array(tensor), tensor.name)
+    inner = replace(frame, scope=scope)
+    for node in graph.node:
+        lower_node(inner, node)
+    missing = [o.name for o in graph.output if scope.get(o.name) is None]
+    if missing:
+        raise ShapeError(f"branch output {missing[0]!r} is made by no node")
+    return [scope[o.name] for o in graph.output]
+
+
+control.inline = inline
