@@ -1,0 +1,263 @@
+// What every kernel text starts from: stored types, errors, index arithmetic, cp.async, mma.sync. No header of CUDA is included.
+#pragma once
+typedef long long ix;
+typedef unsigned long long u64;
+#define INF_F32 __int_as_float(0x7f800000)
+#define NAN_F32 __int_as_float(0x7fc00000)
+#define INF_F64 __longlong_as_double(0x7ff0000000000000ll)
+#define NAN_F64 __longlong_as_double(0x7ff8000000000000ll)
+
+// ---- errors: value and limit first, then the code (contract.py, CTX_*) -------------------------------------------------
+enum { ERROR_INDEX = 1, ERROR_DIVIDE = 2, ERROR_DOMAIN = 4 };
+__device__ __noinline__ void raise_error(ix* ctx, ix code, ix value, ix limit) {
+  if (atomicCAS((u64*)ctx, 0ull, (u64)code) == 0ull) {
+    ctx[2] = value;
+    ctx[3] = limit;
+  }
+}
+__device__ __forceinline__ bool in_range(ix* ctx, ix value, ix limit) {
+  if ((u64)value < (u64)limit) return true;
+  raise_error(ctx, ERROR_INDEX, value, limit);
+  return false;
+}
+
+// ---- index arithmetic --------------------------------------------------------------------------------------------------
+__device__ __forceinline__ ix quotient(ix a, ix b) {
+  if (((a | b) >> 32) == 0) return (unsigned)a / (unsigned)b;
+  return a / b;
+}
+template <class T> __device__ __forceinline__ T* at(ix address) { return (T*)(u64)address; }
+
+// ---- stored types: load widens, store rounds to nearest even -------------------------------------------------------------
+template <class C> struct Plain {
+  typedef C raw;
+  typedef C wide;
+  static __device__ __forceinline__ C widen(C x) { return x; }
+  static __device__ __forceinline__ C narrow(C x) { return x; }
+};
+typedef Plain<float> f32;
+typedef Plain<double> f64;
+typedef Plain<signed char> i8;
+typedef Plain<unsigned char> u8;
+typedef Plain<short> i16;
+typedef Plain<unsigned short> u16;
+typedef Plain<int> i32;
+typedef Plain<unsigned> u32;
+typedef Plain<long long> i64;
+typedef Plain<unsigned long long> u64t;
+typedef i8 i4;
+typedef u8 u4;
+typedef i8 i2;
+typedef u8 u2;
+struct boolean {
+  typedef unsigned char raw;
+  typedef bool wide;
+  static __device__ __forceinline__ bool widen(unsigned char x) { return x != 0; }
+  static __device__ __forceinline__ unsigned char narrow(bool x) { return x; }
+};
+#ifdef GPUONNX_EMULATED
+__device__ inline float half_to_float(unsigned short h) { return (float)emu_bits<_Float16>(h); }
+__device__ inline unsigned short float_to_half(float f) { return emu_bits<unsigned short>((_Float16)f); }
+#else
+__device__ __forceinline__ float half_to_float(unsigned short h) {
+  float f;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h));
+  return f;
+}
+__device__ __forceinline__ unsigned short float_to_half(float f) {
+  unsigned short h;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f));
+  return h;
+}
+#endif
+struct f16 {
+  typedef unsigned short raw;
+  typedef float wide;
+  static __device__ __forceinline__ float widen(unsigned short x) { return half_to_float(x); }
+  static __device__ __forceinline__ unsigned short narrow(float x) { return float_to_half(x); }
+};
+struct bf16 {
+  typedef unsigned short raw;
+  typedef float wide;
+  static __device__ __forceinline__ float widen(unsigned short x) { return __uint_as_float((unsigned)x << 16); }
+  static __device__ __forceinline__ unsigned short narrow(float x) {
+    unsigned u = __float_as_uint(x);
+    if ((u & 0x7fffffffu) > 0x7f800000u) return (unsigned short)((u >> 16) | 0x40);
+    return (unsigned short)((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+  }
+};
+
+// Small floats of one byte: E exponent bits, M mantissa bits, exponent bias B. FN: no infinities, NaN is all ones; UZ: one NaN at 0x80, no -0.
+enum { SMALL_IEEE, SMALL_FN, SMALL_UZ, SMALL_FINITE };
+template <int E, int M, int B, int KIND> struct small_float {
+  typedef unsigned char raw;
+  typedef float wide;
+  static __device__ float widen(unsigned char x) {
+    unsigned sign = (unsigned)(x >> (E + M) & 1) << 31, e = x >> M & ((1 << E) - 1), m = x & ((1 << M) - 1);
+    if (KIND == SMALL_UZ && x == 0x80) return NAN_F32;
+    if (KIND == SMALL_FN && e == (1 << E) - 1 && m == (1 << M) - 1) return NAN_F32;
+    if (KIND == SMALL_IEEE && e == (1 << E) - 1) return __uint_as_float(sign | (m ? 0x7fc00000u : 0x7f800000u));
+    float tiny = __uint_as_float((unsigned)(127 - B - M + 1) << 23);
+    if (e == 0) return __uint_as_float(sign | __float_as_uint((float)m * tiny));
+    return __uint_as_float(sign | ((e + 127 - B) << 23) | (m << (23 - M)));
+  }
+  static __device__ unsigned char narrow(float f) {
+    unsigned u = __float_as_uint(f), sign = u >> 31 << (E + M), a = u & 0x7fffffffu;
+    const unsigned nan = KIND == SMALL_UZ ? 0x80u : KIND == SMALL_IEEE ? sign | (((1u << E) - 1) << M) | (1u << (M - 1)) : sign | ((1u << (E + M)) - 1);
+    const unsigned largest = KIND == SMALL_FN ? (1u << (E + M)) - 2 : KIND == SMALL_IEEE ? (((1u << E) - 1) << M) - 1 : (1u << (E + M)) - 1;
+    if (a > 0x7f800000u) return (unsigned char)(KIND == SMALL_FINITE ? sign | largest : nan);
+    unsigned code;
+    if (a < (unsigned)(127 - B + 1) << 23) {
+      float scaled = __uint_as_float(a) * __uint_as_float((unsigned)(127 + B + M - 1) << 23);
+      code = (unsigned)(int)rintf(scaled);
+    } else {
+      unsigned r = a + ((1u << (22 - M)) - 1) + (a >> (23 - M) & 1);
+      code = (r >> (23 - M)) - ((unsigned)(127 - B) << M);
+    }
+    if (code > largest) code = largest;
+    if (KIND == SMALL_UZ && code == 0) return 0;
+    return (unsigned char)(sign | code);
+  }
+};
+typedef small_float<4, 3, 7, SMALL_FN> f8e4m3fn;
+typedef small_float<4, 3, 8, SMALL_UZ> f8e4m3fnuz;
+typedef small_float<5, 2, 15, SMALL_IEEE> f8e5m2;
+typedef small_float<5, 2, 16, SMALL_UZ> f8e5m2fnuz;
+typedef small_float<2, 1, 1, SMALL_FINITE> f4e2m1;
+struct f8e8m0 {
+  typedef unsigned char raw;
+  typedef float wide;
+  static __device__ float widen(unsigned char x) {
+    if (x == 255) return NAN_F32;
+    return x ? __uint_as_float((unsigned)x << 23) : __uint_as_float(0x00400000u);
+  }
+  static __device__ unsigned char narrow(float f) {
+    unsigned u = __float_as_uint(f) & 0x7fffffffu;
+    if (u > 0x7f800000u) return 255;
+    unsigned e = (u >> 23) + (u >> 22 & 1);
+    return (unsigned char)(e > 254 ? 254 : e);
+  }
+};
+
+template <class T> __device__ __forceinline__ typename T::wide ld(ix base, ix i) { return T::widen(at<const typename T::raw>(base)[i]); }
+template <class T> __device__ __forceinline__ void st(ix base, ix i, typename T::wide x) { at<typename T::raw>(base)[i] = T::narrow(x); }
+template <class T> __device__ __forceinline__ typename T::wide rounded(typename T::wide x) { return T::widen(T::narrow(x)); }
+
+// V elements moved by one access; the address must be aligned to V * sizeof(T::raw).
+template <class T, int V> struct Pack {
+  typename T::raw x[V];
+};
+template <class T, int V> struct alignas(sizeof(typename T::raw) * V) AlignedPack : Pack<T, V> {};
+template <class T, int V> __device__ __forceinline__ AlignedPack<T, V> ld_pack(ix base, ix i) {
+  return *(const AlignedPack<T, V>*)(at<const typename T::raw>(base) + i);
+}
+template <class T, int V> __device__ __forceinline__ void st_pack(ix base, ix i, const AlignedPack<T, V>& p) {
+  *(AlignedPack<T, V>*)(at<typename T::raw>(base) + i) = p;
+}
+
+// ---- conversions of C types: real to integer saturates, NaN becomes 0 ------------------------------------------------------
+template <class I, class F> __device__ __forceinline__ I saturated(F x) {
+  const bool is_signed = (I)-1 < (I)0;
+  const int bits = 8 * (int)sizeof(I) - (is_signed ? 1 : 0);
+  const I high = (I)(((1ull << (bits - 1)) - 1) * 2 + 1), low = is_signed ? (I)(-high - 1) : (I)0;
+  const F limit = (F)2 * (F)(1ull << (bits - 1));
+  if (!(x == x)) return (I)0;
+  if (x >= limit) return high;
+  if (is_signed ? x <= -limit : x <= (F)-1) return low;
+  return (I)x;
+}
+
+// ---- asynchronous copies of 4, 8 or 16 bytes to shared memory; the first `valid` bytes are read, the rest become 0 ------------
+#ifdef GPUONNX_EMULATED
+template <int N> inline void async_copy(void* to, const void* from, int valid) { emu_async_copy(to, from, N, valid); }
+inline void async_commit() { emu_async_commit(); }
+template <int PENDING> inline void async_wait() { emu_async_wait(PENDING); }
+#elif __CUDA_ARCH__ >= 800
+template <int N> __device__ __forceinline__ void async_copy(void* to, const void* from, int valid) {
+  unsigned shared = (unsigned)__cvta_generic_to_shared(to);
+  if (N == 16)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(from), "r"(valid));
+  else if (N == 8)
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared), "l"(from), "r"(valid));
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared), "l"(from), "r"(valid));
+}
+__device__ __forceinline__ void async_commit() { asm volatile("cp.async.commit_group;"); }
+template <int PENDING> __device__ __forceinline__ void async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(PENDING)); }
+#else
+template <int N> __device__ __forceinline__ void async_copy(void* to, const void* from, int valid) {
+  unsigned words[N / 4];
+#pragma unroll
+  for (int i = 0; i < N / 4; ++i) words[i] = 0;
+  if (valid == N) {
+#pragma unroll
+    for (int i = 0; i < N / 4; ++i) words[i] = ((const unsigned*)from)[i];
+  } else {
+    for (int i = 0; i < valid; ++i) ((unsigned char*)words)[i] = ((const unsigned char*)from)[i];
+  }
+#pragma unroll
+  for (int i = 0; i < N / 4; ++i) ((unsigned*)to)[i] = words[i];
+}
+__device__ __forceinline__ void async_commit() {}
+template <int PENDING> __device__ __forceinline__ void async_wait() {}
+#endif
+
+// ---- tensor cores: d = a b + c, a 16 x 16 by rows, b 16 x 8 by columns; registers as in the PTX ISA (m16n8k16, m16n8k8) -----------
+#ifdef GPUONNX_EMULATED
+#define MMA_LINE , int line = __builtin_LINE()
+inline void mma_f16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], const float (&c)[4] MMA_LINE) { emu_mma(emu_mma16<EmuHalf>, d, a, b, c, line); }
+inline void mma_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], const float (&c)[4] MMA_LINE) { emu_mma(emu_mma16<EmuBfloat>, d, a, b, c, line); }
+inline void mma_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], const float (&c)[4] MMA_LINE) { emu_mma(emu_mma_tf32, d, a, b, c, line); }
+inline int dot4_s8(int a, int b, int c) { for (int i = 0; i < 32; i += 8) c += (int)(signed char)(a >> i) * (int)(signed char)(b >> i); return c; }
+inline int dot4_u8s8(unsigned a, int b, int c) { for (int i = 0; i < 32; i += 8) c += (int)(unsigned char)(a >> i) * (int)(signed char)(b >> i); return c; }
+#else
+#define MMA_ASM(text)                                                                                                                        \
+  asm volatile(text " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};"                                                             \
+               : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])                                                                              \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]))
+template <class T, int DEPTH>
+__device__ __noinline__ void mma_by_shuffles(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], const float (&c)[4]) {
+  int lane = threadIdx.x & 31, g = lane >> 2, q = lane & 3, per = DEPTH == 16 ? 2 : 1;
+  float sum[4] = {c[0], c[1], c[2], c[3]};
+  for (int k = 0; k < DEPTH; ++k) {
+    int high = k >= DEPTH / 2, part = k % (DEPTH / 2), from = part / per, bit = part % per;
+    unsigned upper = __shfl_sync(~0u, a[high * 2], g * 4 + from), lower = __shfl_sync(~0u, a[high * 2 + 1], g * 4 + from);
+    unsigned left = __shfl_sync(~0u, b[high], q * 8 + from), right = __shfl_sync(~0u, b[high], q * 8 + 4 + from);
+    float x = T::widen(upper, bit), y = T::widen(lower, bit), u = T::widen(left, bit), v = T::widen(right, bit);
+    sum[0] += x * u, sum[1] += x * v, sum[2] += y * u, sum[3] += y * v;
+  }
+  for (int i = 0; i < 4; ++i) d[i] = sum[i];
+}
+struct PairBf16 { static __device__ float widen(unsigned w, int i) { return __uint_as_float((w >> 16 * i) << 16); } };
+struct OneF32 { static __device__ float widen(unsigned w, int) { return __uint_as_float(w); } };
+__device__ __forceinline__ void mma_f16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], const float (&c)[4]) {
+#if __CUDA_ARCH__ >= 800
+  MMA_ASM("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32");
+#else
+  float t[4];
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%7,%8,%9,%10};"
+               : "=f"(t[0]), "=f"(t[1]), "=f"(t[2]), "=f"(t[3]) : "r"(a[0]), "r"(a[1]), "r"(b[0]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%7,%8,%9,%10};"
+               : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3]) : "r"(a[2]), "r"(a[3]), "r"(b[1]), "f"(t[0]), "f"(t[1]), "f"(t[2]), "f"(t[3]));
+#endif
+}
+__device__ __forceinline__ void mma_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], const float (&c)[4]) {
+#if __CUDA_ARCH__ >= 800
+  MMA_ASM("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32");
+#else
+  mma_by_shuffles<PairBf16, 16>(d, a, b, c);
+#endif
+}
+__device__ __forceinline__ void mma_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], const float (&c)[4]) {
+#if __CUDA_ARCH__ >= 800
+  MMA_ASM("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32");
+#else
+  mma_by_shuffles<OneF32, 8>(d, a, b, c);
+#endif
+}
+__device__ __forceinline__ int dot4_s8(int a, int b, int c) { return __dp4a(a, b, c); }
+__device__ __forceinline__ int dot4_u8s8(unsigned a, int b, int c) {
+  asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(c) : "r"(a), "r"(b), "r"(c));
+  return c;
+}
+#endif
