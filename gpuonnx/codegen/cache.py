@@ -1,0 +1,280 @@
+"""What was compiled or packed once, kept on disk by content and shared by processes.
+
+An entry is one file: a header of 64 bytes (magic, length, digest), then the payload. Files appear by rename, so a reader sees a
+whole entry or none; one that does not match its digest is deleted and made again. A directory that cannot be written is only read.
+"""
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from functools import cache
+from hashlib import blake2b, sha256
+from pathlib import Path
+from typing import Any
+
+from gpuonnx.codegen import native
+from gpuonnx.config import cache_dir
+from gpuonnx.errors import CompileError
+from gpuonnx.ir.dims import Poly, Real
+from gpuonnx.ir.expr import Expr, postorder
+from gpuonnx.kernels.contract import Kernel
+
+MAGIC = b"GPUONNX1"
+HEADER = struct.Struct("<8sQ32s16x")
+MAPPED = 1 << 20
+WHOLE, PAGES, PAGE = 4 << 20, 256, 4096
+PACKAGE = Path(__file__).resolve().parent.parent
+Payload = bytes | memoryview
+
+
+@cache
+def generator() -> bytes:
+    """Digest of the sources that decide what a kernel's key compiles to, and of the compilers' versions."""
+    from importlib.metadata import PackageNotFoundError, version
+    digest = sha256()
+    for folder in ("ir", "kernels", "codegen"):
+        for path in sorted((PACKAGE / folder).rglob("*.py")):
+            digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    for name in ("llvmlite", "numba"):
+        try:
+            digest.update(f"{name} {version(name)};".encode())
+        except PackageNotFoundError:
+            digest.update(f"{name} absent;".encode())
+    return digest.digest()
+
+
+def fingerprint(*parts: Any) -> str:
+    """SHA-256 of structured data: numbers, text, bytes, tuples, sets, mappings, dataclasses, Exprs, Dims, in hexadecimal."""
+    digest = sha256()
+    for token in _tokens(parts):
+        digest.update(len(token).to_bytes(4, "little") + token)
+    return digest.hexdigest()
+
+
+def _tokens(value: Any) -> Iterator[bytes]:
+    if isinstance(value, (bool, int, complex, str, type(None), Poly, Real)):
+        yield f"{type(value).__name__} {value}".encode()
+    elif isinstance(value, float):
+        yield b"float " + struct.pack("<d", value)
+    elif isinstance(value, (bytes, bytearray, memoryview)):
+        yield b"bytes " + bytes(value)
+    elif isinstance(value, Expr):
+        yield from _expression(value)
+    elif isinstance(value, (tuple, list)):
+        yield f"sequence {len(value)}".encode()
+        for item in value:
+            yield from _tokens(item)
+    elif isinstance(value, (set, frozenset)):
+        yield from _tokens(("set", sorted(fingerprint(item) for item in value)))
+    elif isinstance(value, Mapping):
+        yield from _tokens(("mapping", sorted((fingerprint(k), fingerprint(v)) for k, v in value.items())))
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from _tokens((type(value).__qualname__, *(getattr(value, f.name) for f in fields(value) if f.compare)))
+    else:
+        raise TypeError(f"a cache key may not hold {value!r} of type {type(value).__name__}")
+
+
+def _expression(root: Expr) -> Iterator[bytes]:
+    numbers: dict[Expr, int] = {}
+    for e in postorder((root,)):
+        numbers[e] = len(numbers)
+        yield from _tokens(("expr", e.op, tuple(numbers[a] for a in e.args), e.dtype, e.value))
+
+
+def kernel_digest(kernel: Kernel) -> str:
+    """What decides the object code of a kernel on this machine, in hexadecimal."""
+    host = native.host()
+    return fingerprint("kernel", kernel.language, kernel.name, kernel.key, generator(), host.triple, host.cpu, host.features)
+
+
+def kernel_symbol(kernel: Kernel, digest: str | None = None) -> str:
+    """The linker's name of a kernel: unique to its content."""
+    name = "".join(c if c.isalnum() and c.isascii() else "_" for c in kernel.name)
+    return f"{name}_{(digest or kernel_digest(kernel))[:24]}"
+
+
+def _digest(payload: Payload) -> bytes:
+    """BLAKE2 of the payload; of its length and evenly spread pages where it is too big to be read whole at each load."""
+    size = len(payload)
+    digest = blake2b(size.to_bytes(8, "little"), digest_size=32)
+    if size <= WHOLE:
+        digest.update(payload)
+    else:
+        step = (size - PAGE) // (PAGES - 1)
+        for i in range(PAGES):
+            digest.update(payload[i * step:i * step + PAGE])
+        digest.update(payload[size - PAGE:])
+    return digest.digest()
+
+
+class Store:
+    """Payloads by hexadecimal key in one directory."""
+
+    def __init__(self, folder: Path, suffix: str) -> None:
+        self.folder, self.suffix = folder, suffix
+
+    def path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key[2:]}{self.suffix}"
+
+    def get(self, key: str) -> Payload | None:
+        """The payload, memory-mapped (read-only) from 1 MiB on; None if absent or damaged."""
+        path = self.path(key)
+        try:
+            with open(path, "rb") as file:
+                head = file.read(HEADER.size)
+                if len(head) == HEADER.size:
+                    magic, size, digest = HEADER.unpack(head)
+                    payload = _read(file, size)
+                    if magic == MAGIC and payload is not None and _digest(payload) == digest:
+                        return payload
+        except (OSError, ValueError):
+            return None
+        _remove(path)
+        return None
+
+    def put(self, key: str, payload: Payload) -> bool:
+        """Store; False where the directory cannot be written."""
+        path = self.path(key)
+        temporary = ""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            handle, temporary = tempfile.mkstemp(prefix=".", suffix=".new", dir=path.parent)
+            with open(handle, "wb") as file:
+                file.write(HEADER.pack(MAGIC, len(payload), _digest(payload)))
+                file.write(payload)
+            os.replace(temporary, path)
+        except OSError:
+            if temporary:
+                _remove(Path(temporary))
+            return False
+        return True
+
+    def entries(self) -> list[tuple[str, int, float]]:
+        """(key, bytes, time of last change) of each entry."""
+        found = []
+        for path in self.folder.glob(f"??/*{self.suffix}"):
+            try:
+                status = path.stat()
+            except OSError:
+                continue
+            found.append((path.parent.name + path.name.removesuffix(self.suffix), status.st_size, status.st_mtime))
+        return found
+
+    def clear(self) -> int:
+        """Delete all entries and what crashed writers left; the bytes freed."""
+        freed = 0
+        for path in [*self.folder.glob(f"??/*{self.suffix}"), *self.folder.glob("??/.*.new")]:
+            try:
+                size = path.stat().st_size
+            except OSError:
+                continue
+            freed += size if _remove(path) else 0
+        return freed
+
+
+def _read(file: Any, size: int) -> Payload | None:
+    """`size` bytes after the header, or None when the file holds another number of them."""
+    if os.fstat(file.fileno()).st_size != HEADER.size + size:
+        return None
+    if size < MAPPED:
+        data: bytes = file.read(size)
+        return data
+    return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))[HEADER.size:]
+
+
+def _remove(path: Path) -> bool:
+    try:
+        path.unlink()
+    except OSError:
+        return False
+    return True
+
+
+_lock = threading.RLock()
+_addresses: dict[str, int] = {}
+
+
+class KernelCache:
+    """Object code of kernels, and a store of blobs (programs, packed weights). Threads and processes may share it."""
+
+    def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
+        self.folder = cache_dir(folder)
+        self.kernels = Store(self.folder / "kernels", ".o")
+        self.blobs = Store(self.folder / "blobs", ".bin")
+        self.compiled = 0
+        self.hits = 0
+
+    def objects(self, kernels: Iterable[Kernel]) -> dict[Kernel, tuple[str, bytes]]:
+        """(symbol, object code) of each kernel; what is missing is compiled and kept."""
+        with _lock:
+            found = {}
+            for kernel in kernels:
+                digest = kernel_digest(kernel)
+                symbol = kernel_symbol(kernel, digest)
+                found[kernel] = (symbol, self._object(kernel, digest, symbol))
+            return found
+
+    def addresses(self, kernels: Sequence[Kernel]) -> list[int]:
+        """Entry points, in order; kernels that this process has loaded before are neither read nor compiled."""
+        with _lock:
+            symbols, new = [], {}
+            for kernel in kernels:
+                digest = kernel_digest(kernel)
+                symbol = kernel_symbol(kernel, digest)
+                symbols.append(symbol)
+                if symbol in _addresses:
+                    self.hits += 1
+                elif symbol not in new:
+                    new[symbol] = self._object(kernel, digest, symbol)
+            engine = native.load(new)
+            _addresses.update((symbol, engine.address(symbol)) for symbol in new)
+            return [_addresses[symbol] for symbol in symbols]
+
+    def _object(self, kernel: Kernel, digest: str, symbol: str) -> bytes:
+        found = self.kernels.get(digest)
+        if found is not None:
+            try:
+                native.check(bytes(found), symbol)
+                self.hits += 1
+                return bytes(found)
+            except CompileError:
+                _remove(self.kernels.path(digest))
+        obj = native.compile_kernel(kernel, symbol)
+        self.compiled += 1
+        self.kernels.put(digest, obj)
+        return obj
+
+    def get(self, key: str) -> Payload | None:
+        """A blob by its `fingerprint`."""
+        return self.blobs.get(key)
+
+    def put(self, key: str, payload: Payload) -> bool:
+        return self.blobs.put(key, payload)
+
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """{kind: (entries, bytes)} on disk."""
+        found = {}
+        for kind, store in (("kernels", self.kernels), ("blobs", self.blobs)):
+            entries = store.entries()
+            found[kind] = (len(entries), sum(size for _, size, _ in entries))
+        return found
+
+    def clear(self) -> int:
+        """Delete everything; the bytes freed."""
+        return self.kernels.clear() + self.blobs.clear()
+
+    def prune(self, limit: int) -> int:
+        """Delete the oldest entries until at most `limit` bytes are left; the bytes freed."""
+        entries = [(time, size, store, key) for store in (self.kernels, self.blobs) for key, size, time in store.entries()]
+        total = sum(size for _, size, _, _ in entries)
+        freed = 0
+        for _, size, store, key in sorted(entries, key=lambda entry: entry[0]):
+            if total - freed <= limit:
+                break
+            freed += size if _remove(store.path(key)) else 0
+        return freed
