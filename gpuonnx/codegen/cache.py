@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
 from hashlib import blake2b, sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +36,14 @@ Payload = bytes | memoryview
 @cache
 def generator() -> bytes:
     """Digest of the sources that decide what a kernel's key compiles to, and of the compilers' versions."""
-    from importlib.metadata import PackageNotFoundError, version
     digest = sha256()
     for folder in ("ir", "kernels", "codegen"):
         for path in sorted((PACKAGE / folder).rglob("*.py")):
             digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     for name in ("llvmlite", "numba"):
-        try:
-            digest.update(f"{name} {version(name)};".encode())
-        except PackageNotFoundError:
-            digest.update(f"{name} absent;".encode())
+        found = find_spec(name)
+        version = Path(found.origin).with_name("_version.py") if found and found.origin else None
+        digest.update(name.encode() + (version.read_bytes() if version and version.exists() else b"?"))
     return digest.digest()
 
 
