@@ -1,0 +1,56 @@
+"""Runs ONNX models; kernels are compiled while the program runs. Nothing heavy is imported before it is needed."""
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from gpuonnx.errors import (
+    Cancelled,
+    CompileError,
+    DeviceError,
+    GpuOnnxError,
+    InputError,
+    MemoryLimitError,
+    ModelError,
+    ShapeError,
+    UnsupportedOp,
+    UnsupportedType,
+)
+
+if TYPE_CHECKING:
+    from gpuonnx.importer.load import Limits as Limits
+    from gpuonnx.ops.registry import op as op
+    from gpuonnx.runtime import backend as backend
+    from gpuonnx.session import Session as Session
+    from gpuonnx.session import load as load
+    from gpuonnx.session import run as run
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "run": "gpuonnx.session",
+    "load": "gpuonnx.session",
+    "Session": "gpuonnx.session",
+    "Limits": "gpuonnx.importer.load",
+    "op": "gpuonnx.ops.registry",
+    "backend": "gpuonnx.runtime",
+}
+
+__all__ = [
+    "Cancelled", "CompileError", "DeviceError", "GpuOnnxError", "InputError", "MemoryLimitError", "ModelError", "ShapeError",
+    "UnsupportedOp", "UnsupportedType", "Limits", "Session", "backend", "load", "op", "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'gpuonnx' has no attribute {name!r}")
+    if name == "backend":
+        return import_module("gpuonnx.runtime.backend")
+    value = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})
