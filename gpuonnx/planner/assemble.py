@@ -1,0 +1,313 @@
+"""A placed graph with layouts -> Program: places, builds, memory, and the tables that the executor walks (`emit.py` writes them)."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gpuonnx.devices.device import Device
+from gpuonnx.errors import UnsupportedOp
+from gpuonnx.ir import graph as g
+from gpuonnx.ir import types
+from gpuonnx.ir.affine import reshaped, strides_of
+from gpuonnx.ir.dims import Dim, symbols
+from gpuonnx.ir.expr import const, index, load
+from gpuonnx.ir.sizes import evaluate
+from gpuonnx.kernels.contract import Build, Layout
+from gpuonnx.planner.layout import Layouts, Physical
+from gpuonnx.planner.memory import Buffer
+from gpuonnx.planner.place import DEVICE, HOST, Placement
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value lies: element (i, j, ..) at offset + sum(i * stride), in elements."""
+
+    buffer: Buffer
+    strides: tuple[Dim, ...]
+    offset: Dim
+
+
+@dataclass
+class Action:
+    """One segment-to-be at its position: steps of a build, or something that Python does."""
+
+    node: g.Node
+    position: int
+    side: str
+    build: Build | None = None
+    places: tuple[Sequence[Place], Sequence[Place]] = ((), ())
+    work: list[Buffer] = field(default_factory=list)
+    packed: list[Buffer] = field(default_factory=list)
+
+
+class Assembler:
+    """Walks the order once to give every value a place and every node its build; `program` then emits the tables."""
+
+    def __init__(self, layouts: Layouts, placement: Placement, devices: Mapping[str, Device], binding: Mapping[str, int | float]) -> None:
+        self.layouts, self.graph, self.placement, self.devices, self.binding = layouts, layouts.graph, placement, devices, binding
+        self.places: dict[g.Value, Place] = {}
+        self.objects: dict[g.Value, int] = {}
+        self.buffers: list[Buffer] = []
+        self.actions: list[Action] = []
+        self.position = 0
+        self.current_epoch = 0
+        self.constants: dict[str, list[np.ndarray]] = {HOST: [], DEVICE: []}
+        self.constant_places: dict[tuple[g.Value, str], Place] = {}
+        self.epoch_of_symbol: dict[str, int] = {}
+        self.binds: dict[int, tuple[int, list[str]]] = {}
+        self.packed_buffers: dict[tuple[Any, str], Buffer] = {}
+
+    # sizes
+    def epoch(self, size: Dim) -> int:
+        return max((self.epoch_of_symbol.get(s, 0) for s in symbols(size)), default=0)
+
+    def hint(self, size: Dim) -> int:
+        if isinstance(size, int):
+            return size
+        guess = {s: self.binding.get(s, 64) for s in symbols(size)}
+        return max(int(evaluate([size], guess)[0]), 0)
+
+    # places
+    def buffer(self, side: str, kind: str, number: int, size: Dim = 0) -> Buffer:
+        made = Buffer(side, kind, number, size, self.epoch(size))
+        self.buffers.append(made)
+        return made
+
+    def run(self) -> None:
+        """Places, builds and binds for the whole order."""
+        self._epochs()
+        for number, value in enumerate(self.graph.inputs):
+            if value.shape is None:
+                self.objects[value] = len(self.objects)
+            else:
+                self._place_dense(value, self.buffer(HOST, "input", number))
+        for number, value in enumerate(self.graph.outputs):
+            if value.shape is not None and value in self.layouts.physical and value not in self.places and value not in self.graph.constants:
+                maker = self.makers.get(value)
+                if maker is not None and not isinstance(maker, (g.Host, g.If, g.Loop)) and maker not in self.placement.interpreted:
+                    self._place_dense(value, self.buffer(HOST, "output", number))
+        for node in self.graph.nodes:
+            self.position += 1
+            self._node(node)
+            for value in node.outputs:
+                if value in self.bind_after:
+                    self.current_epoch = epoch = self.bind_after[value]
+                    self.binds[epoch] = (self.position, self.binds[epoch][1])
+                    if value in self.places:
+                        self.places[value].buffer.touch(self.position)
+
+    def _epochs(self) -> None:
+        """Symbols of inputs are epoch 0; each value that later symbols are read from opens an epoch."""
+        self.makers = self.graph.producers()
+        self.bind_after: dict[g.Value, int] = {}
+        inputs = set(self.graph.inputs)
+        order = {v: k for k, n in enumerate(self.graph.nodes) for v in n.outputs}
+        late = sorted((s for s in self.graph.symbols.items() if s[1].value not in inputs), key=lambda s: order.get(s[1].value, -1))
+        for name, source in late:
+            epoch = self.bind_after.setdefault(source.value, len(self.bind_after) + 1)
+            self.epoch_of_symbol[name] = epoch
+            self.binds.setdefault(epoch, (0, []))[1].append(name)
+
+    def _place_dense(self, value: g.Value, buffer: Buffer) -> None:
+        layout = Layout.dense(value.dtype, value.dims)
+        buffer.size = _count(value.dims) * types.size(value.dtype)
+        buffer.epoch = self.epoch(buffer.size)
+        self.places[value] = Place(buffer, layout.strides, 0)
+
+    def place(self, value: g.Value, side: str) -> Place:
+        """Where a value that is read lies; constants are added to the side that reads them."""
+        if value in self.graph.constants:
+            if (value, side) not in self.constant_places:
+                array = self.graph.constants[value]
+                buffer = self.constant(array, side)
+                self.constant_places[value, side] = Place(buffer, Layout.dense(value.dtype, value.dims).strides, 0)
+            return self.constant_places[value, side]
+        found = self.places[value]
+        found.buffer.touch(self.position)
+        return found
+
+    def constant(self, array: np.ndarray, side: str) -> Buffer:
+        stored = self.constants[side]
+        stored.append(np.ascontiguousarray(array))
+        return self.buffer(side, "constant", len(stored) - 1, int(array.nbytes))
+
+    def _target(self, value: g.Value, side: str) -> Place:
+        """Where a value that is made will lie."""
+        if value in self.places:
+            found = self.places[value]
+        elif value in self.layouts.inside and self.epoch(_count(self.layouts.inside[value][0].dims)) <= self.current_epoch:
+            whole, axis, start = self.layouts.inside[value]
+            outer = self._target(whole, side)
+            found = Place(outer.buffer, outer.strides, outer.offset + outer.strides[axis] * start)
+        else:
+            self.layouts.inside.pop(value, None)
+            found = self._fresh(value, side, self.layouts.physical[value])
+        self.places[value] = found
+        found.buffer.touch(self.position)
+        return found
+
+    def _fresh(self, value: g.Value, side: str, physical: Physical) -> Place:
+        sizes = [s + h[0] + h[1] for s, h in zip(value.dims, physical.halo, strict=True)]
+        strides: list[Dim] = [0] * value.rank
+        step: Dim = 1
+        for axis in reversed(physical.order):
+            strides[axis] = step
+            step = step * sizes[axis]
+        offset: Dim = 0
+        for stride, (before, _) in zip(strides, physical.halo, strict=True):
+            offset = offset + stride * before
+        buffer = self.buffer(side, "arena", len(self.buffers), step * types.size(value.dtype))
+        made = Place(buffer, tuple(strides), offset)
+        if physical.has_halo:
+            self._border(value, made, physical, side)
+        return made
+
+    def _border(self, value: g.Value, place: Place, physical: Physical, side: str) -> None:
+        """Fill the halo: for each axis the stretches before and after, over what the axes handled so far leave open."""
+        shape, start = list(value.dims), [0] * value.rank
+        wide = [(s, h) for s, h in zip(value.dims, physical.halo, strict=True)]
+        for axis, (size, (before, after)) in enumerate(wide):
+            for width, first in ((before, -before), (after, size)):
+                if isinstance(width, int) and width == 0:
+                    continue
+                slab = [*shape[:axis], width, *(s + h[0] + h[1] for s, h in wide[axis + 1:])]
+                corner: list[Dim] = [*start[:axis], first, *(-h[0] for _, h in wide[axis + 1:])]
+                at = place.offset
+                for stride, c in zip(place.strides, corner, strict=True):
+                    at = at + stride * c
+                self._fill(value, slab, Place(place.buffer, place.strides, at), physical.fill, side)
+
+    def _fill(self, like: g.Value, shape: list[Dim], target: Place, fill: g.Value | None, side: str) -> None:
+        out = g.Value(like.dtype, tuple(shape))
+        if fill is None:
+            node = g.Map((), (out,), expr=const(0, types.compute(like.dtype)), origins=("padding",))
+        else:
+            node = g.Map((fill,), (out,), expr=load(0, fill.dtype, (0,) * fill.rank), origins=("padding",))
+        self._build(node, side, [self.place(v, side) for v in node.inputs], [target])
+
+    # nodes
+    def _node(self, node: g.Node) -> None:
+        side = self.placement.side[node]
+        if isinstance(node, (g.Host, g.If, g.Loop)) or node in self.placement.interpreted:
+            self._by_python(node)
+        elif isinstance(node, g.View):
+            self._view(node, side)
+        elif isinstance(node, g.Assemble):
+            self._assemble(node, side)
+        elif isinstance(node, g.Copy):
+            self._copy(node, side)
+        elif isinstance(node, g.Scatter):
+            source, target = self._dense(node.inputs[0], side), self._target(node.out, side)
+            self._identity(node, node.inputs[0], source, target, side)
+            self._build(node, side, [target, *(self.place(v, side) for v in node.inputs[1:])], [target])
+        else:
+            ready = [self.place(v, side) for v in node.inputs]
+            self._build(node, side, ready, [self._target(v, side) for v in node.outputs])
+
+    def _dense(self, value: g.Value, side: str) -> Place:
+        return self.place(value, side)
+
+    def _by_python(self, node: g.Node) -> None:
+        for value in node.inputs:
+            if value in self.objects or value in self.graph.constants:
+                continue
+            self.place(value, HOST)
+        for value in node.outputs:
+            self.objects[value] = len(self.objects)
+            if value.shape is not None:
+                self._place_dense(value, self.buffer(HOST, "object", self.objects[value]))
+        self.actions.append(Action(node, self.position, HOST))
+
+    def _view(self, node: g.View, side: str) -> None:
+        source = node.inputs[0]
+        if source.shape is None:
+            raise UnsupportedOp(f"{', '.join(node.origins)}: a view of a value that is not a tensor")
+        place = self.place(source, side)
+        if node.index is not None:
+            moved = strides_of(node.index, place.strides, node.out.rank)
+            assert moved is not None, node
+            made: Place | None = Place(place.buffer, moved[1], place.offset + moved[0])
+        else:
+            strides = reshaped(source.dims, place.strides, node.out.dims)
+            made = Place(place.buffer, strides, place.offset) if strides is not None else None
+        if node.out in self.places or made is None:
+            if made is None:
+                made = self._through_copy(node, source, place, side)
+            if node.out in self.places:
+                self._identity(node, node.out, made, self.places[node.out], side)
+                self.places[node.out].buffer.touch(self.position)
+                return
+        self.places[node.out] = made
+
+    def _through_copy(self, node: g.Node, source: g.Value, place: Place, side: str) -> Place:
+        """A reshape of strided memory: make it dense first; the copy is in row-major order, so it serves the new shape too."""
+        dense = Place(self.buffer(side, "arena", len(self.buffers), _count(source.dims) * types.size(source.dtype)),
+                      Layout.dense(source.dtype, source.dims).strides, 0)
+        dense.buffer.touch(self.position)
+        self._identity(node, source, place, dense, side)
+        return Place(dense.buffer, Layout.dense(node.out.dtype, node.out.dims).strides, 0)
+
+    def _assemble(self, node: g.Assemble, side: str) -> None:
+        target = self._target(node.out, side)
+        offset: Dim = 0
+        for part in node.inputs:
+            if part not in self.layouts.inside or self.layouts.inside[part][0] is not node.out:
+                slab = Place(target.buffer, target.strides, target.offset + target.strides[node.axis] * offset)
+                self._identity(node, part, self.place(part, side), slab, side)
+            offset = offset + part.dims[node.axis]
+
+    def _copy(self, node: g.Copy, side: str) -> None:
+        source = node.inputs[0]
+        maker = self.makers.get(source)
+        origin = HOST if maker is None or source in self.graph.inputs else self._home(source)
+        place = self.place(source, side if source in self.graph.constants else origin)
+        if source in self.graph.constants or origin == side:
+            self._identity(node, source, place, self._target(node.out, side), side)
+            return
+        if origin == DEVICE and place.strides != Layout.dense(source.dtype, source.dims).strides:
+            dense = Place(self.buffer(DEVICE, "arena", len(self.buffers), _count(source.dims) * types.size(source.dtype)),
+                          Layout.dense(source.dtype, source.dims).strides, 0)
+            dense.buffer.touch(self.position)
+            self._identity(node, source, place, dense, DEVICE)
+            place = dense
+        target = self._target(node.out, side)
+        self.actions.append(Action(node, self.position, side, places=([place], [target])))
+
+    def _home(self, value: g.Value) -> str:
+        return self.places[value].buffer.side
+
+    def _identity(self, node: g.Node, value: g.Value, source: Place, target: Place, side: str) -> None:
+        """Copy elements from one place to another of the same memory."""
+        stand = g.Value(value.dtype, value.shape)
+        axes = tuple(map(index, range(value.rank)))
+        copy = g.Map((value,), (stand,), expr=load(0, value.dtype, axes), origins=node.origins)
+        self._build(copy, side, [source], [target])
+
+    def _build(self, node: g.Node, side: str, sources: Sequence[Place], targets: Sequence[Place]) -> None:
+        inputs = tuple(Layout(v.dtype, v.dims, s.strides) for v, s in zip(node.inputs, sources, strict=True))
+        outputs = tuple(Layout(v.dtype, v.dims, t.strides) for v, t in zip(node.outputs, targets, strict=True))
+        constants = {k: self.graph.constants[v] for k, v in enumerate(node.inputs) if v in self.graph.constants}
+        build = self.devices[side].build(node, inputs, outputs, constants)
+        action = Action(node, self.position, side, build, (sources, targets))
+        for size in build.work:
+            work = self.buffer(side, "arena", len(self.buffers), size)
+            work.touch(self.position)
+            action.work.append(work)
+        for item in build.packed:
+            key = (tuple(node.inputs), item.key) if item.key else None
+            known = self.packed_buffers.get((key, side)) if key else None
+            made = known or self.constant(item.make(), side)
+            if key:
+                self.packed_buffers[key, side] = made
+            action.packed.append(made)
+        self.actions.append(action)
+
+
+def _count(shape: Sequence[Dim]) -> Dim:
+    total: Dim = 1
+    for s in shape:
+        total = total * s
+    return total

@@ -1,0 +1,108 @@
+"""Host or device for every node, with the reason; Copy nodes where a value is needed on the other side."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gpuonnx.devices.device import Device
+from gpuonnx.ir import graph as g
+from gpuonnx.ir import types
+
+HOST, DEVICE = "host", "device"
+SMALL = 64
+
+
+@dataclass
+class Placement:
+    """`side` and `why` by node; `home` by value (constants and views follow their use)."""
+
+    graph: g.Graph
+    side: dict[g.Node, str] = field(default_factory=dict)
+    why: dict[g.Node, str] = field(default_factory=dict)
+    interpreted: set[g.Node] = field(default_factory=set)
+
+
+def place(graph: g.Graph, cpu: Device, accelerator: Device | None) -> Placement:
+    """Decide for every node. A node that no kernel of the CPU can run is interpreted (NumPy), and says why."""
+    placement = Placement(graph)
+    for node in graph.nodes:
+        side, why = _side(node, placement, accelerator)
+        placement.side[node], placement.why[node] = side, why
+        if side == HOST and not isinstance(node, (g.View, g.Host, g.If, g.Loop)):
+            reason = cpu.supports(node)
+            if reason is not None:
+                placement.interpreted.add(node)
+                placement.why[node] = f"interpreted: {reason}"
+    if accelerator is not None:
+        _copies(placement)
+    return placement
+
+
+def _side(node: g.Node, placement: Placement, accelerator: Device | None) -> tuple[str, str]:
+    if isinstance(node, (g.Host, g.If, g.Loop)):
+        return HOST, node.why if isinstance(node, g.Host) else "control flow runs on the host"
+    if accelerator is None:
+        return HOST, "the session's device is the CPU"
+    if isinstance(node, g.View):
+        return HOST, "lies where its input lies"
+    if _is_shape_work(node):
+        return HOST, "small integer work"
+    reason = accelerator.supports(node)
+    return (DEVICE, f"runs on {accelerator.name}") if reason is None else (HOST, reason)
+
+
+def _is_shape_work(node: g.Node) -> bool:
+    """A few integers: shapes and indices that the host will read."""
+    def small(v: g.Value) -> bool:
+        if v.shape is None or types.kind(v.dtype) not in "iub" or not all(isinstance(s, int) for s in v.shape):
+            return False
+        count = 1
+        for s in v.shape:
+            count *= int(s)  # type: ignore[arg-type]
+        return count <= SMALL
+    return all(small(v) for v in (*node.inputs, *node.outputs)) and not isinstance(node, g.Call)
+
+
+def _copies(placement: Placement) -> None:
+    """Rewrite the graph with Copy nodes; a View lies where its input lies."""
+    graph = placement.graph
+    home: dict[g.Value, str] = dict.fromkeys(graph.inputs, HOST)
+    copied: dict[tuple[g.Value, str], g.Value] = {}
+    nodes: list[g.Node] = []
+
+    def on(value: g.Value, side: str, node: g.Node) -> g.Value:
+        if value in graph.constants or home[value] == side or value.shape is None:
+            return value
+        if (value, side) not in copied:
+            moved = g.Value(value.dtype, value.shape, value.name)
+            why = f"{_label(node)} runs on the {side}: {placement.why.get(node, '')}"
+            copy = g.Copy((value,), (moved,), why=why, origins=node.origins)
+            placement.side[copy], placement.why[copy] = side, why
+            nodes.append(copy)
+            home[moved] = side
+            copied[value, side] = moved
+        return copied[value, side]
+
+    for node in graph.nodes:
+        side = placement.side[node]
+        if isinstance(node, g.View):
+            source = node.inputs[0]
+            side = HOST if source in graph.constants else home[source]
+            placement.side[node] = side
+            new: g.Node = node
+        else:
+            new = node.moved({v: on(v, side, node) for v in node.inputs})
+        if new is not node:
+            placement.side[new], placement.why[new] = side, placement.why[node]
+            if node in placement.interpreted:
+                placement.interpreted.add(new)
+        home.update(dict.fromkeys(new.outputs, side))
+        nodes.append(new)
+    marker = g.Node((), (), origins=("output",))
+    placement.why[marker] = "outputs are handed to the caller"
+    outputs = tuple(on(v, HOST, marker) for v in graph.outputs)
+    sources = {name: g.Source(on(s.value, HOST, marker) if s.value in home else s.value, s.axis, s.element) for name, s in graph.symbols.items()}
+    placement.graph = g.Graph(graph.inputs, outputs, nodes, graph.constants, sources, graph.requirements)
+
+
+def _label(node: g.Node) -> str:
+    return ", ".join(node.origins) or type(node).__name__
