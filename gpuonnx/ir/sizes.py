@@ -77,7 +77,7 @@ def _compute(op: str, a: list[Any]) -> Any:
         case "select": return a[1] if a[0] else a[2]
         case "floor": return math.floor(a[0])
         case "ceil": return math.ceil(a[0])
-        case "trunc": return math.trunc(a[0])
+        case "trunc": return math.trunc(float(a[0]))
     if a[0] != a[1] and 1 not in a:
         raise ShapeError(f"sizes {a[0]} and {a[1]} do not broadcast")
     return a[1] if a[0] == 1 else a[0]
