@@ -1,0 +1,122 @@
+"""What the user gives as inputs, checked and made ready: by name, in order, contiguous, of the declared types."""
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gpuonnx.errors import InputError, ShapeError
+from gpuonnx.importer.procedure import InputInfo, is_tensor
+from gpuonnx.ir import types
+
+
+def prepare(infos: Sequence[InputInfo], given: Any) -> list[Any]:
+    """Values in the order of `infos`. Raises InputError naming the input, what was expected and what came."""
+    named = _named(infos, given)
+    unknown = [n for n in named if n not in {i.name for i in infos}]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], [i.name for i in infos], 1, 0.5)
+        hint = f"; did you mean {close[0]!r}?" if close else "."
+        raise InputError(f"there is no input {unknown[0]!r}{hint} Inputs are {_listed(infos)}")
+    missing = [i for i in infos if i.name not in named and not i.optional]
+    if missing:
+        raise InputError(f"input {missing[0].name!r} is missing; inputs are {_listed(infos)}")
+    values = [_value(info, named.get(info.name)) for info in infos]
+    return values
+
+
+def _listed(infos: Sequence[InputInfo]) -> str:
+    return ", ".join(f"{i.name}: {i.dtype}{list(i.dims) if i.dims is not None else ''}" for i in infos) or "none"
+
+
+def _named(infos: Sequence[InputInfo], given: Any) -> Mapping[str, Any]:
+    if isinstance(given, Mapping):
+        return given
+    if given is None:
+        return {}
+    if isinstance(given, (list, tuple)) and not (len(infos) == 1 and not is_tensor(infos[0].dtype)):
+        if len(given) > len(infos):
+            raise InputError(f"{len(given)} inputs were given, the model has {len(infos)}: {_listed(infos)}")
+        return dict(zip((i.name for i in infos), given, strict=False))
+    if len(infos) != 1:
+        raise InputError(f"one array was given, the model has {len(infos)} inputs: {_listed(infos)}; give a mapping by name")
+    return {infos[0].name: given}
+
+
+def _value(info: InputInfo, value: Any) -> Any:
+    if not is_tensor(info.dtype):
+        return _container(info.dtype, value)
+    return _tensor(info, value)
+
+
+def _container(dtype: str, value: Any) -> Any:
+    if dtype.startswith("optional(") and value is not None:
+        inner = dtype[len("optional("):-1]
+        return np.asarray(value) if is_tensor(inner) else _container(inner, value)
+    if dtype.startswith("seq(") and value is not None:
+        inner = dtype[4:-1]
+        return [np.asarray(v) if is_tensor(inner) else _container(inner, v) for v in value]
+    return value
+
+
+def _tensor(info: InputInfo, value: Any) -> np.ndarray:
+    if value is None:
+        raise InputError(f"input {info.name!r} is None; it must be a tensor of {info.dtype}")
+    array = _array(info, value)
+    wanted = types.numpy_dtype(info.dtype)
+    if info.dtype == "str":
+        return np.ascontiguousarray(np.vectorize(_text, otypes=[object])(array)) if array.size else array.astype(object)
+    native = array.dtype.newbyteorder("=")
+    if native != wanted:
+        if not isinstance(value, np.ndarray) and _fits(array, wanted):
+            array = array.astype(wanted)
+        else:
+            raise InputError(f"input {info.name!r} must be {wanted}, not {array.dtype}; pass {info.name}.astype({str(wanted)!r})")
+    if info.dims is not None:
+        _check_shape(info, array)
+    if array.ndim == 0:
+        return np.array(array, wanted)
+    return np.require(array, wanted, ["C", "A"])
+
+
+def _array(info: InputInfo, value: Any) -> np.ndarray:
+    if isinstance(value, np.ndarray):
+        return value
+    if hasattr(value, "__cuda_array_interface__") and hasattr(value, "get"):
+        return np.asarray(value.get())
+    if hasattr(value, "__dlpack__"):
+        try:
+            return np.from_dlpack(value)
+        except (BufferError, RuntimeError, TypeError):
+            pass_on = getattr(value, "numpy", None)
+            if pass_on is not None:
+                return np.asarray(pass_on())
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"input {info.name!r}: {type(value).__name__} cannot become an array: {error}") from error
+
+
+def _text(x: Any) -> str:
+    return x.decode("utf-8", "surrogateescape") if isinstance(x, bytes) else str(x)
+
+
+def _fits(array: np.ndarray, wanted: np.dtype) -> bool:
+    """Python numbers and lists take the model's type where nothing is lost but float precision."""
+    if array.dtype.kind == "f" and wanted.kind in "iu" or array.dtype == object:
+        return False
+    if array.dtype.kind in "iu" and wanted.kind in "iu" and array.size:
+        limits = np.iinfo(wanted)
+        return bool(array.min() >= limits.min and array.max() <= limits.max)
+    return True
+
+
+def _check_shape(info: InputInfo, array: np.ndarray) -> None:
+    dims = info.dims or ()
+    if len(dims) != array.ndim:
+        raise ShapeError(f"input {info.name!r} must have {len(dims)} axes {list(dims)}, not {array.ndim}: its shape is {list(array.shape)}")
+    for axis, (said, size) in enumerate(zip(dims, array.shape, strict=True)):
+        if isinstance(said, int) and said != size:
+            raise ShapeError(f"input {info.name!r}, axis {axis}: size {size}, the model says {said} (declared {list(dims)}, given {list(array.shape)})")
