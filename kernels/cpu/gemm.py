@@ -1,0 +1,240 @@
+"""Call "gemm": out[..., M, N] = epilogue(A[..., M, K] @ B[..., K, N]); also how any contraction is bound to sizes."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpuonnx.ir.dims import Dim, dmax, dmin, eq, floordiv, select
+from gpuonnx.ir.types import compute, numpy_dtype, size
+from gpuonnx.kernels.contract import Arg, Build, Kernel, Layout, Packed, Ref, Spec, Step
+from gpuonnx.kernels.cpu import pack
+from gpuonnx.kernels.cpu.emit import NotAffine, Plan, analyse, check, identity, words
+
+FLOATS = ("f32", "f64", "f16", "bf16")
+LEAST_WORK = 1 << 18
+
+
+def ceildiv(a: Dim, b: Dim) -> Dim:
+    return floordiv(a + b - 1, b)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One output axis that is not the lane axis: its size, and byte strides of A and of packed B."""
+
+    size: Dim
+    a: Dim
+    b: Dim
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A contraction over `axes` (the last one is the row axis), `columns` lanes for each, summed over taps and a run of k.
+
+    `a` and `b` are pointers; `taps` are (count, byte step of A); `plan` has one stride an axis and one for the lanes."""
+
+    dtype: str
+    a: Ref
+    b: Ref
+    axes: tuple[Axis, ...]
+    columns: Dim
+    taps: tuple[tuple[Dim, Dim], ...]
+    run: Dim
+    plan: Plan
+
+
+def same(a: Dim, b: Dim) -> bool:
+    """Proven equal."""
+    return a is b or (isinstance(a, int) and isinstance(b, int) and a == b)
+
+
+def collapsed(p: Problem) -> Problem:
+    """Fewer axes: those of size 1 go, neighbours that are one in every operand merge, and B must not move along rows."""
+    groups: list[list[int]] = []
+    sizes: list[Dim] = []
+    strides = [(axis.a, axis.b, *(o.strides[k] for o in p.plan.operands)) for k, axis in enumerate(p.axes)]
+    for k, axis in enumerate(p.axes):
+        if same(axis.size, 1):
+            continue
+        if groups and all(same(outer, inner * axis.size) for outer, inner in zip(strides[groups[-1][-1]], strides[k], strict=True)):
+            groups[-1].append(k)
+            sizes[-1] = sizes[-1] * axis.size
+        else:
+            groups.append([k])
+            sizes.append(axis.size)
+    axes = [Axis(n, p.axes[g[-1]].a, p.axes[g[-1]].b) for g, n in zip(groups, sizes, strict=True)]
+    lane = len(p.axes)
+    if axes and same(axes[-1].b, 0):
+        return Problem(p.dtype, p.a, p.b, tuple(axes), p.columns, p.taps, p.run, p.plan.merged([*groups, [lane]]))
+    plan = p.plan.merged([*groups, [lane]]).with_row()
+    return Problem(p.dtype, p.a, p.b, (*axes, Axis(1, 0, 0)), p.columns, p.taps, p.run, plan)
+
+
+def product(factors: Sequence[Dim]) -> Dim:
+    out: Dim = 1
+    for f in factors:
+        out = out * f
+    return out
+
+
+def split(p: Problem, nr: int, mr: int, unit: int) -> dict[str, Dim]:
+    """How the work is cut into tasks, from sizes only: enough of them for many threads, each worth its overhead, the
+    rows of one task in the second-level cache."""
+    *batch, rows = p.axes
+    total, panels, entries = rows.size, ceildiv(p.columns, nr), product([x.size for x in batch])
+    depth = dmax(1, p.run * product([count for count, _ in p.taps]))
+    fits = floordiv(floordiv(400_000, dmax(1, p.run * unit)), mr) * mr
+    shared = floordiv(total * panels * entries, 32)
+    most = dmax(2 * mr, dmin(16 * mr, fits, shared))
+    each = ceildiv(dmax(1, ceildiv(total, dmax(1, ceildiv(total, most)))), mr) * mr
+    chunks = ceildiv(total, each)
+    work = depth * nr * dmax(8, dmin(each, total))
+    panels_task = dmax(1, dmin(panels, floordiv(LEAST_WORK, work)))
+    groups = ceildiv(panels, panels_task)
+    several = dmax(floordiv(LEAST_WORK, work * panels_task), ceildiv(4 * mr, dmax(1, dmin(each, total))))
+    batch_task = dmax(1, dmin(entries, several))
+    return {"rows": total, "columns": p.columns, "panels": panels, "batch": entries, "chunks": chunks, "groups": groups,
+            "rows.task": each, "panels.task": panels_task, "batch.task": batch_task,
+            "tasks": ceildiv(entries, batch_task) * chunks * groups}
+
+
+def contraction(p: Problem, arithmetic: Any | None = None) -> Step:
+    """The step that computes a Problem."""
+    from gpuonnx.kernels.cpu.micro import VECTORS, Contraction, Real, Renderer, target
+    dot = arithmetic or Real(p.dtype)
+    lanes = target().bytes // dot.unit
+    mr, nr = target().rows, VECTORS * lanes
+    p = collapsed(p)
+    *batch, rows = p.axes
+    numbers = split(p, nr, mr, dot.unit)
+    tasks = numbers.pop("tasks")
+    depth = p.run * product([count for count, _ in p.taps])
+    args: dict[str, Arg] = {"a": p.a, "b": p.b, "a.row": rows.a, "run": p.run, "b.panel": depth * nr * dot.unit, **numbers}
+    for i, axis in enumerate(batch):
+        args |= {f"size{i}": axis.size, f"a.{i}": axis.a, f"b.{i}": axis.b}
+    for i, (count, step) in enumerate(p.taps):
+        args |= {f"taps{i}": count, f"tap{i}": step}
+    args |= words(p.plan)
+    form = Contraction(p.dtype, len(p.taps), len(batch), p.plan.form(), tuple(args), lanes, mr)
+    kernel = Kernel("contraction", (form, target(), dot.key), "llvm", lambda symbol: Renderer(form, dot, symbol).text())
+    return Step(kernel, tuple(args.values()), tasks)
+
+
+def broadcast(layout: Layout, shape: Sequence[Dim]) -> tuple[Dim, ...]:
+    """Strides of the batch axes of `layout` (all but its last two) over the batch `shape` it broadcasts to."""
+    missing = len(shape) - (len(layout.shape) - 2)
+    out: list[Dim] = [0] * missing
+    for n, full, stride in zip(layout.shape[:-2], shape[missing:], layout.strides[:-2], strict=True):
+        if same(n, full) or same(stride, 0):
+            out.append(stride)
+        else:
+            out.append(0 if same(n, 1) else stride if isinstance(n, int) else select(eq(n, 1), 0, stride))
+    return tuple(out)
+
+
+def dense_batch(layout: Layout, unit: Dim, shape: Sequence[Dim]) -> tuple[Dim, ...]:
+    """Byte strides over the batch `shape` of a packed copy that holds `unit` bytes for each matrix of `layout`."""
+    copy = Layout(layout.dtype, layout.shape, (*_steps(layout.shape[:-2], unit), 0, 0))
+    return broadcast(copy, shape)
+
+
+def _steps(shape: Sequence[Dim], unit: Dim) -> tuple[Dim, ...]:
+    out: list[Dim] = []
+    for n in reversed(shape):
+        out.insert(0, unit)
+        unit = unit * n
+    return tuple(out)
+
+
+def supports(call: Spec) -> str | None:
+    a, b = call.inputs[0], call.inputs[1]
+    if a is None or b is None or len(a.shape) < 2 or len(b.shape) < 2:
+        return "gemm takes two matrices"
+    if a.dtype not in FLOATS or b.dtype not in FLOATS or compute(a.dtype) != compute(b.dtype):
+        return f"gemm of {a.dtype} and {b.dtype}"
+    return epilogue_reason(call, compute(a.dtype), identity(len(call.outputs[0].shape)))
+
+
+def epilogue_reason(call: Spec, dtype: str, forms: Any) -> str | None:
+    if call.epilogue is None:
+        return None
+    try:
+        analyse(call.outputs[0], call.epilogue, dtype, forms)
+    except NotAffine as error:
+        return str(error)
+    return check(call.epilogue.expr)
+
+
+def pack_constant(array: np.ndarray, dtype: str, nr: int) -> np.ndarray:
+    """[..., K, N] -> [..., N / nr, K, nr], zero padded."""
+    *batch, k, n = array.shape
+    panels = -(-n // nr)
+    out = np.zeros((*batch, panels, k, nr), numpy_dtype(dtype))
+    padded = np.zeros((*batch, k, panels * nr), out.dtype)
+    padded[..., :n] = array
+    out[...] = np.moveaxis(padded.reshape(*batch, k, panels, nr), -2, -3)
+    return out
+
+
+@dataclass
+class Workspace:
+    """Steps before the product and the workspaces they fill."""
+
+    steps: list[Step]
+    bytes: list[Dim]
+
+    def take(self, count: Dim) -> Ref:
+        self.bytes.append(count)
+        return Ref("work", len(self.bytes) - 1)
+
+
+def left_operand(a: Layout, dtype: str, shape: Sequence[Dim], work: Workspace) -> tuple[Ref, tuple[Dim, ...]]:
+    """A pointer to A with unit k stride and its byte strides (batch axes, row); packed first if it is not like that, or if
+    its rows would all fall into one set of the first-level cache."""
+    unit = size(dtype)
+    if a.dtype == dtype and same(a.strides[-1], 1) and not _aliasing(a, unit):
+        return Ref("in", 0), tuple(s * unit for s in (*broadcast(a, shape), a.strides[-2]))
+    rows, depth = a.shape[-2:]
+    blocks = ceildiv(depth, pack.block(dtype))
+    line = (floordiv(blocks, 2) * 2 + 1) * pack.block(dtype) * unit
+    room = work.take(product(a.shape[:-2]) * rows * line)
+    work.steps.append(pack.step(Ref("in", 0), a, (-2, -1), room, dtype, line, pack.block(dtype) * unit, rows * line))
+    return room, (*dense_batch(a, rows * line, shape), line)
+
+
+def _aliasing(a: Layout, unit: int) -> bool:
+    rows, line = a.shape[-2], a.strides[-2]
+    return isinstance(line, int) and line != 0 and line * unit % 4096 == 0 and not (isinstance(rows, int) and rows < 8)
+
+
+def right_operand(call: Spec, dtype: str, shape: Sequence[Dim], work: Workspace) -> tuple[Ref, tuple[Dim, ...], tuple[Packed, ...]]:
+    """B in panels, and its byte strides along the batch axes."""
+    from gpuonnx.kernels.cpu.micro import panel_of
+    b = call.inputs[1]
+    assert b is not None
+    nr, unit = panel_of(dtype), size(dtype)
+    depth, columns = b.shape[-2:]
+    matrix = ceildiv(columns, nr) * depth * nr * unit
+    steps = dense_batch(b, matrix, shape)
+    if 1 in call.constants:
+        array = call.constants[1]
+        return Ref("packed", 0), steps, (Packed(("panels", dtype, nr), lambda: pack_constant(array, dtype, nr)),)
+    room = work.take(product(b.shape[:-2]) * matrix)
+    work.steps.append(pack.step(Ref("in", 1), b, (-2, -1), room, dtype, nr * unit, depth * nr * unit, matrix))
+    return room, steps, ()
+
+
+def build(call: Spec) -> Build:
+    a, out = call.inputs[0], call.outputs[0]
+    assert a is not None
+    dtype, shape = compute(a.dtype), out.shape[:-2]
+    work = Workspace([], [])
+    left, a_steps = left_operand(a, dtype, shape, work)
+    right, b_steps, packed = right_operand(call, dtype, shape, work)
+    axes = tuple(Axis(n, x, y) for n, x, y in zip((*shape, out.shape[-2]), a_steps, (*b_steps, 0), strict=True))
+    plan = analyse(out, call.epilogue, dtype, identity(len(out.shape)))
+    step = contraction(Problem(dtype, left, right, axes, out.shape[-1], (), a.shape[-1], plan))
+    return Build((*work.steps, step), tuple(work.bytes), packed)
