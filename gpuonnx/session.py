@@ -1,8 +1,13 @@
 """A model compiled and ready: `compile` names every stage once; `Session` is what a user holds."""
 from __future__ import annotations
 
+import hashlib
+import os
+import threading
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -160,3 +165,62 @@ def _io(info: InputInfo) -> Io:
     dtype = types.numpy_dtype(info.dtype) if is_tensor(info.dtype) else info.dtype
     return Io(info.name, dtype, info.dims)
 
+
+
+def load(model: Any, device: str = "auto", threads: int | None = None, precision: str | None = None, memory_limit: int | None = None,
+         winograd: str = "auto", passes: Mapping[str, bool] | None = None, cache_dir: str | None = None, limits: Any = None,
+         custom_ops: Sequence[Any] = ()) -> Session:
+    """Load a model: path, bytes, file object or ModelProto.
+
+    device: auto (a GPU if one works, else the CPU, and says which once), cpu, cuda, cuda:N, emulated-cuda.
+    threads: CPU threads (default: the CPUs this process may use). memory_limit: bytes of working memory a run may take.
+    winograd: auto, f2 or off. passes: {name: False} switches a pass off. limits: `gpuonnx.Limits`.
+    custom_ops: modules or functions already declared with `@gpuonnx.op` (importing them is enough).
+    Raises ModelError, UnsupportedOp, UnsupportedType, DeviceError."""
+    from gpuonnx.devices.choose import accelerator_for
+    from gpuonnx.importer.load import load_model
+    if precision not in (None, "highest", "auto"):
+        raise InputError(f"precision {precision!r} is not known; None, 'highest' and 'auto' compute in the model's own types")
+    if winograd not in ("auto", "f2", "off"):
+        raise InputError(f"winograd {winograd!r} is none of auto, f2, off")
+    if threads is not None and threads < 1:
+        raise InputError(f"threads must be at least 1, not {threads}")
+    off = frozenset(name for name, on in (passes or {}).items() if not on)
+    loaded = load_model(model, limits) if limits is not None else load_model(model)
+    name, accelerator = accelerator_for(device)
+    options = Options(winograd, off, None, memory_limit)
+    return Session(loaded, name, accelerator, threads, options, KernelCache(cache_dir))
+
+
+_sessions: OrderedDict[Any, Session] = OrderedDict()
+_sessions_lock = threading.Lock()
+KEPT_SESSIONS = 8
+
+
+def run(model: Any, inputs: Any, outputs: Sequence[str] | None = None, **options: Any) -> dict[str, Any]:
+    """Load (kept in a small cache), run once, give outputs by name. `options` are those of `load`."""
+    key = _session_key(model, options)
+    with _sessions_lock:
+        session = _sessions.get(key) if key is not None else None
+    if session is None:
+        session = load(model, **options)
+        if key is not None:
+            with _sessions_lock:
+                _sessions[key] = session
+                while len(_sessions) > KEPT_SESSIONS:
+                    _sessions.popitem(last=False)
+    return session.run(inputs, outputs)
+
+
+def _session_key(model: Any, options: Mapping[str, Any]) -> Any:
+    """What stands for the same model: a file by its identity on disk, bytes by digest; other objects are not kept."""
+    plain = tuple(sorted((k, repr(v)) for k, v in options.items()))
+    if isinstance(model, (str, os.PathLike)):
+        path = Path(model)
+        if not path.is_file():
+            return None
+        status = path.stat()
+        return (str(path.resolve()), status.st_mtime_ns, status.st_size, status.st_ino, plain)
+    if isinstance(model, bytes):
+        return (hashlib.sha256(model).digest(), plain)
+    return None

@@ -1,0 +1,40 @@
+"""The device that a name stands for; `auto` says once what it chose and why."""
+from __future__ import annotations
+
+import logging
+
+from gpuonnx.devices.device import Accelerator
+from gpuonnx.errors import DeviceError
+
+log = logging.getLogger("gpuonnx")
+_said: set[str] = set()
+
+
+def accelerator_for(name: str) -> tuple[str, Accelerator | None]:
+    """(device name, accelerator or None for the CPU). Raises DeviceError with the cause and the mend."""
+    if name == "cpu":
+        return name, None
+    if name == "emulated-cuda":
+        from gpuonnx.devices.emulated import EmulatedCuda
+        return name, EmulatedCuda()
+    if name == "auto":
+        return _auto()
+    if name == "cuda" or name.startswith("cuda:"):
+        from gpuonnx.devices.cuda import Cuda
+        number = name.partition(":")[2]
+        if number and not number.isdigit():
+            raise DeviceError(f"device {name!r}: the part after the colon must be a device number, as in 'cuda:1'")
+        return name, Cuda(int(number or 0))
+    raise DeviceError(f"device {name!r} is none of auto, cpu, cuda, cuda:N, emulated-cuda")
+
+
+def _auto() -> tuple[str, Accelerator | None]:
+    try:
+        from gpuonnx.devices.cuda import Cuda
+        return "cuda", Cuda(0)
+    except DeviceError as error:
+        reason = str(error).splitlines()[0]
+    if reason not in _said:
+        _said.add(reason)
+        log.info("running on the CPU: %s", reason)
+    return "cpu", None
