@@ -26,6 +26,16 @@ __device__ __forceinline__ ix quotient(ix a, ix b) {
   if (((a | b) >> 32) == 0) return (unsigned)a / (unsigned)b;
   return a / b;
 }
+__device__ __forceinline__ ix floor_div(ix a, ix b) {
+  if (b == 0) return 0;
+  if (((a | b) >> 32) == 0) return (unsigned)a / (unsigned)b;
+  if (b == -1) return (ix)(0 - (u64)a);
+  const ix q = a / b;
+  return q - (q * b != a && ((a ^ b) < 0));
+}
+__device__ __forceinline__ ix floor_mod(ix a, ix b) { return b == 0 ? 0 : a - floor_div(a, b) * b; }
+template <class T> __device__ __forceinline__ T maximum(T a, T b) { return a > b || a != a ? a : b; }
+template <class T> __device__ __forceinline__ T minimum(T a, T b) { return a < b || a != a ? a : b; }
 template <class T> __device__ __forceinline__ T* at(ix address) { return (T*)(u64)address; }
 
 // ---- stored types: load widens, store rounds to nearest even -------------------------------------------------------------
@@ -165,6 +175,48 @@ template <class I, class F> __device__ __forceinline__ I saturated(F x) {
   if (x >= limit) return high;
   if (is_signed ? x <= -limit : x <= (F)-1) return low;
   return (I)x;
+}
+
+// Best: at is -1 before the first element.
+// ---- folds: `lanes` threads of a block hold parts of one row; all get the whole. F::f combines two, symmetrically --------------
+template <class T> struct Best {
+  T value;
+  ix at;
+};
+template <class T> __device__ __forceinline__ T warp_from(T v, int mask) {
+  return (T)__shfl_xor_sync(~0u, v, mask);
+}
+__device__ __forceinline__ bool warp_from(bool v, int mask) { return __shfl_xor_sync(~0u, (int)v, mask) != 0; }
+__device__ __forceinline__ signed char warp_from(signed char v, int mask) { return (signed char)__shfl_xor_sync(~0u, (int)v, mask); }
+__device__ __forceinline__ unsigned char warp_from(unsigned char v, int mask) { return (unsigned char)__shfl_xor_sync(~0u, (int)v, mask); }
+__device__ __forceinline__ short warp_from(short v, int mask) { return (short)__shfl_xor_sync(~0u, (int)v, mask); }
+__device__ __forceinline__ unsigned short warp_from(unsigned short v, int mask) { return (unsigned short)__shfl_xor_sync(~0u, (int)v, mask); }
+template <class T> __device__ __forceinline__ Best<T> warp_from(Best<T> v, int mask) {
+  return Best<T>{warp_from(v.value, mask), warp_from(v.at, mask)};
+}
+// Neighbouring threads share a row; lanes is 1, 2, 4, 8, 16, 32 or the whole block. scratch: 16 bytes a warp.
+template <class F, class T> __device__ __forceinline__ T block_fold(T v, int lanes, u64* scratch) {
+  for (int o = (lanes < 32 ? lanes : 32) >> 1; o; o >>= 1) v = F::f(v, warp_from(v, o));
+  if (lanes <= 32) return v;
+  T* parts = (T*)scratch;
+  if ((threadIdx.x & 31) == 0) parts[threadIdx.x >> 5] = v;
+  __syncthreads();
+  v = parts[0];
+  for (int k = 1; k < (int)(blockDim.x >> 5); ++k) v = F::f(v, parts[k]);
+  __syncthreads();
+  return v;
+}
+// Thread `lane * (blockDim.x / lanes) + row` holds part `lane` of a row. scratch: 16 bytes a thread.
+template <class F, class T> __device__ __forceinline__ T block_fold_across(T v, int lanes, u64* scratch) {
+  if (lanes == 1) return v;
+  T* parts = (T*)scratch;
+  const int rows = blockDim.x / lanes, row = threadIdx.x % rows;
+  parts[threadIdx.x] = v;
+  __syncthreads();
+  v = parts[row];
+  for (int k = 1; k < lanes; ++k) v = F::f(v, parts[k * rows + row]);
+  __syncthreads();
+  return v;
 }
 
 // ---- asynchronous copies of 4, 8 or 16 bytes to shared memory; the first `valid` bytes are read, the rest become 0 ------------

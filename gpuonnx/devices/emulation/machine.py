@@ -39,7 +39,7 @@ class Memory:
     """One allocation of exactly `nbytes`, filled with POISON and known to the checker."""
 
     def __init__(self, machine: Machine, nbytes: int) -> None:
-        self.nbytes = nbytes
+        self.size = nbytes
         raw = np.full(nbytes + 2 * ALIGNMENT, POISON, np.uint8)
         start = -raw.ctypes.data % ALIGNMENT
         self.bytes = raw[start:start + nbytes]
@@ -49,7 +49,7 @@ class Memory:
 
     def __del__(self) -> None:
         if hasattr(self, "_machine"):
-            self._machine.unregister(self.address, self.nbytes)
+            self._machine.unregister(self.address, self.size)
 
 
 class Machine:
