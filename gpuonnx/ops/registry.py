@@ -21,6 +21,7 @@ from gpuonnx.ir.build import Dim, Tensor
 Const = np.ndarray
 Dims = list[Dim]
 RESERVED = ("outputs", "opset")
+INERT = frozenset({"consumed_inputs"})
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Definition:
     def __call__(self, inputs: Sequence[Tensor | None], attributes: dict[str, Any], outputs: int, opset: int) -> tuple[Any, ...]:
         arguments = [self._argument(i, t) for i, t in enumerate(inputs)]
         given = {"outputs": outputs, "opset": opset}
-        result = self.function(*arguments, **attributes, **{k: given[k] for k in self.reserved})
+        meant = {k: v for k, v in attributes.items() if k not in INERT}
+        result = self.function(*arguments, **meant, **{k: given[k] for k in self.reserved})
         return tuple(result) if isinstance(result, (tuple, list)) else (result,)
 
     def _argument(self, position: int, t: Tensor | None) -> Any:
@@ -79,7 +81,7 @@ def describe(function: Callable[..., Any], name: str, since: int, domain: str) -
             inputs.append((p.name, kind))
             variadic |= p.kind is p.VAR_POSITIONAL
     reserved = frozenset(attributes & set(RESERVED))
-    return Definition(domain, name, since, function, tuple(inputs), variadic, frozenset(attributes) - reserved, reserved)
+    return Definition(domain, name, since, function, tuple(inputs), variadic, (frozenset(attributes) - reserved) | (INERT if since == 1 else frozenset()), reserved)
 
 
 _loaded = False
