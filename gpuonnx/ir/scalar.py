@@ -123,7 +123,8 @@ def shift_right(a: Any, b: Any) -> Any:
     a, b = np.asarray(a), np.asarray(b)
     width = a.dtype.itemsize * 8
     inside = (b >= 0) & (b < width)
-    return np.where(inside, np.right_shift(a, np.where(inside, b, 0).astype(a.dtype)), np.where(a < 0, a.dtype.type(-1) if a.dtype.kind == "i" else 0, 0)).astype(a.dtype)
+    outside = np.where(a < 0, -1, 0) if a.dtype.kind == "i" else 0
+    return np.where(inside, np.right_shift(a, np.where(inside, b, 0).astype(a.dtype)), outside).astype(a.dtype)
 
 
 def philox(seed: Any, counter: Any, index: Any) -> Any:
@@ -148,10 +149,12 @@ SCALARS: dict[str, Scalar] = {
     "sub": Scalar(np.subtract, _exact("sub", lambda a, b: a - b), "({0} - {1})"),
     "mul": Scalar(np.multiply, _exact("mul", lambda a, b: a * b), "({0} * {1})"),
     "div": Scalar(trunc_divide, _exact("div", _divided(d.truncdiv)), cost=6),
-    "floordiv": Scalar(_guarded(np.floor_divide), _ordered(_divided(d.floordiv), lambda a, b: math.floor(a / b)), "floor_div({0}, {1})", cost=10),
+    "floordiv": Scalar(_guarded(np.floor_divide), _ordered(_divided(d.floordiv), lambda a, b: math.floor(a / b)),
+                       "floor_div({0}, {1})", cost=10),
     "floormod": Scalar(_guarded(np.mod), _ordered(_divided(d.mod), lambda a, b: a % b), "floor_mod({0}, {1})", cost=10),
     "truncmod": Scalar(trunc_modulo, _ordered(_divided(lambda a, b: a - b * d.truncdiv(a, b)), math.fmod), cost=10),
-    "pow": Scalar(power, lambda a, b: int(a) ** int(b) if not _is_real(a, b) else float(np.float32(_plain(a)) ** np.float32(_plain(b))), ulp=1, cost=40),
+    "pow": Scalar(power, lambda a, b: float(np.float32(_plain(a)) ** np.float32(_plain(b))) if _is_real(a, b) else int(a) ** int(b),
+                  ulp=1, cost=40),
     "max": Scalar(np.maximum, _ordered(d.dmax, max)),
     "min": Scalar(np.minimum, _ordered(d.dmin, min)),
     "fmax": Scalar(np.fmax),

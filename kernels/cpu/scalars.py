@@ -15,6 +15,7 @@ import numpy as np
 from gpuonnx.ir.expr import Expr
 from gpuonnx.ir.types import kind
 from gpuonnx.kernels.contract import ERROR_DIVIDE
+from gpuonnx.kernels.cpu.lanes import Splat
 
 Emitter = Callable[..., Any]
 EMITTERS: dict[str, Emitter] = {}
@@ -67,15 +68,16 @@ def flip(b: Any, x: Any, dtype: str) -> Any:
 
 
 def all_ones(vector: Any) -> Any:
-    return ir.Constant(vector, [-1] * vector.count)
+    return Splat(vector, -1)
 
 
 def number(b: Any, value: float, like: Any) -> Any:
     """A constant of the vector type of `like`."""
     element = like.type.element
-    if isinstance(element, ir.FloatType):
-        value = float(np.float32(value))
-    return ir.Constant(like.type, [value] * like.type.count)
+    if isinstance(element, ir.IntType):
+        return Splat(like.type, int(value))
+    value = float(np.float32(value)) if isinstance(element, ir.FloatType) else float(value)
+    return Splat(like.type, value)
 
 
 # arithmetic
@@ -91,7 +93,7 @@ for _name in ("add", "sub", "mul"):
 
 @row("neg")
 def neg(b: Any, dtype: str, x: Any) -> Any:
-    return b.fneg(x) if real(dtype) else b.sub(ir.Constant(x.type, [0] * x.type.count), x)
+    return b.fneg(x) if real(dtype) else b.sub(number(b, 0, x), x)
 
 
 def _safe_divisor(b: Any, dtype: str, x: Any, y: Any, report: bool = True) -> tuple[Any, Any]:
@@ -172,8 +174,7 @@ def _extreme(name: str, operator: str, quiet: bool) -> None:
 
 def is_number(x: Any) -> bool:
     """A constant vector that is no NaN."""
-    values = getattr(x, "constant", None)
-    return isinstance(values, list) and all(isinstance(v, (int, float)) and v == v for v in values[:1])
+    return isinstance(x, Splat) and x.number == x.number
 
 
 for _name, _operator, _quiet in (("max", ">", False), ("min", "<", False), ("fmax", ">", True), ("fmin", "<", True)):
@@ -227,7 +228,8 @@ def _comparison(name: str, operator: str) -> None:
     EMITTERS[name] = emitted
 
 
-for _name, _operator in (("equal", "=="), ("not_equal", "!="), ("less", "<"), ("less_equal", "<="), ("greater", ">"), ("greater_equal", ">=")):
+COMPARISONS = {"equal": "==", "not_equal": "!=", "less": "<", "less_equal": "<=", "greater": ">", "greater_equal": ">="}
+for _name, _operator in COMPARISONS.items():
     _comparison(_name, _operator)
 
 for _name, _whole in (("and", "and_"), ("or", "or_"), ("xor", "xor"), ("bit_and", "and_"), ("bit_or", "or_"), ("bit_xor", "xor")):
@@ -366,10 +368,10 @@ def _log_parts(b: Any, x: Any) -> tuple[Any, Any, Any]:
     tiny = b.fcmp_ordered("<", x, number(b, 1.17549435e-38, x))
     scaled = b.select(tiny, b.fmul(x, number(b, 2.0**25, x)), x)
     bits = b.bitcast(scaled, i32)
-    shifted = b.sub(bits, ir.Constant(i32, [0x3F3504F3] * i32.count))
-    n = b.sitofp(b.ashr(shifted, ir.Constant(i32, [23] * i32.count)), x.type)
+    shifted = b.sub(bits, Splat(i32, 0x3F3504F3))
+    n = b.sitofp(b.ashr(shifted, Splat(i32, 23)), x.type)
     n = b.select(tiny, b.fsub(n, number(b, 25, x)), n)
-    mantissa = b.add(b.and_(shifted, ir.Constant(i32, [0x007FFFFF] * i32.count)), ir.Constant(i32, [0x3F3504F3] * i32.count))
+    mantissa = b.add(b.and_(shifted, Splat(i32, 0x007FFFFF)), Splat(i32, 0x3F3504F3))
     f = b.fsub(b.bitcast(mantissa, x.type), number(b, 1, x))
     square = b.fmul(f, f)
     return n, f, b.fma(b.fmul(square, f), polynomial(b, f, LOG), b.fmul(square, number(b, -0.5, x)))
@@ -475,6 +477,7 @@ def philox(b: Any, dtype: str, seed: Any, counter: Any, index: Any) -> Any:
     k0, k1 = b.and_(seed, low), b.lshr(seed, shift)
     for _ in range(10):
         p0, p1 = b.mul(number(b, 0xD2511F53, seed), c0), b.mul(number(b, 0xCD9E8D57, seed), c2)
-        c0, c1, c2, c3 = (b.xor(b.xor(b.lshr(p1, shift), c1), k0), b.and_(p1, low), b.xor(b.xor(b.lshr(p0, shift), c3), k1), b.and_(p0, low))
+        left, right = b.xor(b.xor(b.lshr(p1, shift), c1), k0), b.xor(b.xor(b.lshr(p0, shift), c3), k1)
+        c0, c1, c2, c3 = left, b.and_(p1, low), right, b.and_(p0, low)
         k0, k1 = b.and_(b.add(k0, number(b, 0x9E3779B9, seed)), low), b.and_(b.add(k1, number(b, 0xBB67AE85, seed)), low)
     return b.trunc(c0, ir.VectorType(ir.IntType(32), seed.type.count))
