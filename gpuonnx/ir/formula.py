@@ -1,23 +1,33 @@
 """Scalar functions by name, for formulas over tensors or over the elements of one Map alike."""
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
-from gpuonnx.ir.build import Tensor, apply, elementwise
+from gpuonnx.ir.build import Tensor, elementwise
+from gpuonnx.ir.expr import Expr, apply
+
+Number = int | float | bool
 
 
-def scalar(name: str) -> Callable[..., Any]:
+class Scalar:
     """The row `name` of ir/scalar.py: of Tensors it makes a Tensor, of Exprs an Expr."""
-    def function(*operands: Any) -> Any:
-        return elementwise(name, *operands) if any(isinstance(o, Tensor) for o in operands) else apply(name, *operands)
-    function.__name__ = name
-    return function
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __call__(self, *operands: Tensor | Number) -> Tensor: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def __call__(self, *operands: Expr | Number) -> Expr: ...
+
+    def __call__(self, *operands: Any) -> Any:
+        return elementwise(self.name, *operands) if any(isinstance(o, Tensor) for o in operands) else apply(self.name, *operands)
 
 
-absolute, exp, expm1, log, log1p, sqrt, rsqrt = map(scalar, ("abs", "exp", "expm1", "log", "log1p", "sqrt", "rsqrt"))
-cos, tanh, erf, sigmoid, relu, sign = map(scalar, ("cos", "tanh", "erf", "sigmoid", "relu", "sign"))
-maximum, minimum, select, power = map(scalar, ("max", "min", "where", "pow"))
-equal, not_equal, less, less_equal = map(scalar, ("equal", "not_equal", "less", "less_equal"))
-greater, greater_equal, both, either = map(scalar, ("greater", "greater_equal", "and", "or"))
-isnan, isinf, bit_and = map(scalar, ("isnan", "isinf", "bit_and"))
+absolute, exp, expm1, log, log1p, sqrt, rsqrt = map(Scalar, ("abs", "exp", "expm1", "log", "log1p", "sqrt", "rsqrt"))
+cos, tanh, erf, sigmoid, relu, sign = map(Scalar, ("cos", "tanh", "erf", "sigmoid", "relu", "sign"))
+maximum, minimum, select, power = map(Scalar, ("max", "min", "where", "pow"))
+equal, not_equal, less, less_equal = map(Scalar, ("equal", "not_equal", "less", "less_equal"))
+greater, greater_equal, both, either = map(Scalar, ("greater", "greater_equal", "and", "or"))
+isnan, isinf, bit_and = map(Scalar, ("isnan", "isinf", "bit_and"))

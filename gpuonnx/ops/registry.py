@@ -12,12 +12,13 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from gpuonnx.ir.build import Dim, Tensor
 
+F = TypeVar("F", bound=Callable[..., Any])
 Const = np.ndarray
 Dims = list[Dim]
 RESERVED = ("outputs", "opset")
@@ -45,7 +46,7 @@ class Definition:
         return tuple(result) if isinstance(result, (tuple, list)) else (result,)
 
     def _argument(self, position: int, t: Tensor | None) -> Any:
-        kind = self.inputs[position][1] if position < len(self.inputs) else self.inputs[-1][1] if self.variadic and self.inputs else "tensor"
+        kind = self.inputs[min(position, len(self.inputs) - 1)][1] if self.inputs else "tensor"
         if t is None or kind == "tensor":
             return t
         return t.builder.numbers(t) if kind == "const" else list(t.builder.read(t).ravel())
@@ -55,14 +56,14 @@ DEFINITIONS: dict[tuple[str, str], list[Definition]] = {}
 ALIASES = {"ai.onnx": "", "ai.onnx.ml": "ai.onnx.ml"}
 
 
-def op(name: str, since: int = 1, domain: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def op(name: str, since: int = 1, domain: str = "") -> Callable[[F], F]:
     """Declare an operator; also the public way to add a custom one.
 
         @gpuonnx.op("Swish", since=1, domain="my.company")
         def swish(x, *, beta=1.0):
             return x * sigmoid(x * beta)
     """
-    def declare(function: Callable[..., Any]) -> Callable[..., Any]:
+    def declare(function: F) -> F:
         definition = describe(function, name, since, domain)
         known = DEFINITIONS.setdefault((domain, name), [])
         known[:] = sorted([d for d in known if d.since != since] + [definition], key=lambda d: d.since)
@@ -81,7 +82,8 @@ def describe(function: Callable[..., Any], name: str, since: int, domain: str) -
             inputs.append((p.name, kind))
             variadic |= p.kind is p.VAR_POSITIONAL
     reserved = frozenset(attributes & set(RESERVED))
-    return Definition(domain, name, since, function, tuple(inputs), variadic, (frozenset(attributes) - reserved) | (INERT if since == 1 else frozenset()), reserved)
+    accepted = frozenset(attributes) - reserved | (INERT if since == 1 else frozenset())
+    return Definition(domain, name, since, function, tuple(inputs), variadic, accepted, reserved)
 
 
 _loaded = False
