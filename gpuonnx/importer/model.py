@@ -1,13 +1,12 @@
 """A loaded model as its main procedure."""
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from gpuonnx.errors import ModelError, UnsupportedOp
+from gpuonnx.errors import UnsupportedOp
 from gpuonnx.importer.control import LOWERINGS
-from gpuonnx.importer.load import LoadedModel, tensor_array
-from gpuonnx.importer.procedure import Environment, Procedure, input_info
+from gpuonnx.importer.load import LoadedModel
+from gpuonnx.importer.procedure import Environment, Procedure
 from gpuonnx.ops import registry
 
 if TYPE_CHECKING:
@@ -16,34 +15,9 @@ if TYPE_CHECKING:
 
 def main_procedure(model: LoadedModel) -> Procedure:
     """The main graph; every operator that has no definition is reported at once."""
-    graph = model.proto.graph
-    opsets: dict[str, int] = {}
-    for entry in model.proto.opset_import:
-        domain = registry.ALIASES.get(entry.domain, entry.domain)
-        opsets[domain] = max(opsets.get(domain, 0), int(entry.version))
-    functions = {(f.domain, f.name): f for f in model.proto.functions}
-    environment = Environment(opsets, functions, partial(tensor_array, folder=model.folder))
-    constants: dict[str, Any] = {t.name: t for t in graph.initializer}
-    for sparse in graph.sparse_initializer:
-        constants[sparse.values.name] = _dense(sparse, environment)
-    inputs = tuple(input_info(i) for i in graph.input if i.name not in constants)
-    infos = tuple(input_info(o) for o in graph.output)
-    procedure = Procedure(graph.name or "main", model.nodes, inputs, tuple(o.name for o in graph.output), constants, environment, infos)
+    procedure = model.procedure()
     _check(procedure)
     return procedure
-
-
-def _dense(sparse: Any, environment: Environment) -> Any:
-    """A sparse initializer as a dense array; indices are linear or one row a value."""
-    import numpy as np
-    values, indices = environment.array(sparse.values), environment.array(sparse.indices)
-    out = np.zeros(tuple(sparse.dims), values.dtype)
-    if indices.ndim == 2:
-        indices = np.ravel_multi_index(tuple(indices.T), out.shape)
-    if indices.size and not 0 <= int(indices.min()) <= int(indices.max()) < max(out.size, 1):
-        raise ModelError(f"sparse initializer {sparse.values.name!r} has an index outside its shape {list(out.shape)}")
-    out.reshape(-1)[indices] = values
-    return out
 
 
 def _check(procedure: Procedure) -> None:

@@ -45,7 +45,7 @@ def numpy_dtype(name: str) -> np.dtype:
     if name == INDEX:
         return np.dtype(np.int64)
     spelled = TYPES[name].numpy_name
-    if hasattr(np, spelled) or spelled in ("bool", "object"):
+    if spelled in ("bool", "object") or hasattr(np, spelled):
         return np.dtype(spelled)
     import ml_dtypes
     return np.dtype(getattr(ml_dtypes, spelled))
