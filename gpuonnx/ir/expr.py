@@ -42,17 +42,17 @@ class Expr:
         from gpuonnx.ir.show import expression
         return expression(self)
 
-    def __add__(self, other): return apply("add", self, other)
-    def __radd__(self, other): return apply("add", other, self)
-    def __sub__(self, other): return apply("sub", self, other)
-    def __rsub__(self, other): return apply("sub", other, self)
-    def __mul__(self, other): return apply("mul", self, other)
-    def __rmul__(self, other): return apply("mul", other, self)
-    def __truediv__(self, other): return apply("div", self, other)
-    def __rtruediv__(self, other): return apply("div", other, self)
-    def __floordiv__(self, other): return apply("floordiv", self, other)
-    def __mod__(self, other): return apply("floormod", self, other)
-    def __neg__(self): return apply("neg", self)
+    def __add__(self, other: Any) -> Expr: return apply("add", self, other)
+    def __radd__(self, other: Any) -> Expr: return apply("add", other, self)
+    def __sub__(self, other: Any) -> Expr: return apply("sub", self, other)
+    def __rsub__(self, other: Any) -> Expr: return apply("sub", other, self)
+    def __mul__(self, other: Any) -> Expr: return apply("mul", self, other)
+    def __rmul__(self, other: Any) -> Expr: return apply("mul", other, self)
+    def __truediv__(self, other: Any) -> Expr: return apply("div", self, other)
+    def __rtruediv__(self, other: Any) -> Expr: return apply("div", other, self)
+    def __floordiv__(self, other: Any) -> Expr: return apply("floordiv", self, other)
+    def __mod__(self, other: Any) -> Expr: return apply("floormod", self, other)
+    def __neg__(self) -> Expr: return apply("neg", self)
 
     def walk(self) -> Iterator[Expr]:
         """Every distinct sub-expression once, arguments before their users."""

@@ -1,12 +1,12 @@
 """Scalar functions by name, for formulas over tensors or over the elements of one Map alike."""
 from __future__ import annotations
 
-from typing import Any, overload
+from typing import Any, TypeVar
 
 from gpuonnx.ir.build import Tensor, elementwise
-from gpuonnx.ir.expr import Expr, apply
+from gpuonnx.ir.expr import apply
 
-Number = int | float | bool
+T = TypeVar("T")
 
 
 class Scalar:
@@ -15,14 +15,10 @@ class Scalar:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    @overload
-    def __call__(self, *operands: Tensor | Number) -> Tensor: ...  # type: ignore[overload-overlap]
-
-    @overload
-    def __call__(self, *operands: Expr | Number) -> Expr: ...
-
-    def __call__(self, *operands: Any) -> Any:
-        return elementwise(self.name, *operands) if any(isinstance(o, Tensor) for o in operands) else apply(self.name, *operands)
+    def __call__(self, first: T, *rest: Any) -> T:
+        operands = (first, *rest)
+        make: Any = elementwise if any(isinstance(o, Tensor) for o in operands) else apply
+        return make(self.name, *operands)  # type: ignore[no-any-return]
 
 
 absolute, exp, expm1, log, log1p, sqrt, rsqrt = map(Scalar, ("abs", "exp", "expm1", "log", "log1p", "sqrt", "rsqrt"))
