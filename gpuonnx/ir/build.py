@@ -308,6 +308,26 @@ def broadcast_at(t: Tensor, shape: Sequence[Dim]) -> Expr:
     return t.at(*(t.builder.along(s, shape[lead + a], lead + a) for a, s in enumerate(t.shape)))
 
 
+def from_end(place: Expr, size: Dim) -> Expr:
+    """An index from data: a negative one counts from the end, once."""
+    at = cast(place, "ix")
+    return apply("where", apply("less", at, 0), at + dim(size), at)
+
+
+def positions(condition: Tensor) -> Tensor:
+    """Where a bool vector is true, ascending, as i64; how many is known during the run (before it for a constant)."""
+    owner = builder()
+    if condition.value in owner.constants:
+        return constant(np.flatnonzero(owner.constants[condition.value]), "i64")
+    flags = condition.cast("i64")
+    count = owner.read(flags.sum()).item()
+    before = tensor_prefix(flags, 0, exclusive=True)
+
+    def place(i: Expr) -> Sequence[Expr]:
+        return [apply("where", condition.at(i), cast(before.at(i), "ix"), dim(count))]
+    return tensor_scatter(full([count + 1], 0, "i64"), condition.shape, place, lambda i: cast(i, "i64")).slice(0, 0, count)
+
+
 def where(condition: Tensor, a: Operand, b: Operand) -> Tensor:
     """Broadcast select; a and b have one type."""
     return elementwise("where", condition, a, b)
@@ -336,5 +356,5 @@ def sizes(values: Sequence[Dim], dtype: str = "i64") -> Tensor:
 
 
 __all__ = ["Builder", "Dim", "Expr", "Mapping", "NeedsRun", "Operand", "Poly", "Real", "Spec", "Tensor", "apply", "broadcast_at",
-           "builder", "call", "cast", "concat", "const", "constant", "dim", "elementwise", "full", "host", "index", "load", "make",
-           "pointwise", "product", "size_scalar", "sizes", "tensor_map", "tensor_prefix", "tensor_reduce", "tensor_scatter", "where"]
+           "builder", "call", "cast", "concat", "const", "constant", "dim", "elementwise", "from_end", "full", "host", "index", "load", "make",
+           "pointwise", "positions", "product", "size_scalar", "sizes", "tensor_map", "tensor_prefix", "tensor_reduce", "tensor_scatter", "where"]

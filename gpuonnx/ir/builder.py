@@ -173,8 +173,11 @@ class Builder:
         count = int(np.prod(shape, dtype=np.int64))
         given = self.input_elements.get(value)
         out = np.empty(count, object)
+        label = value.name or f"v{len(self.producers)}"
+        while count and (taken := self.symbols.get(f"{label}[0]")) is not None and taken.value is not value:
+            label += "'"
         for i in range(count):
-            name = f"{value.name or 'v%d' % len(self.producers)}[{i}]"
+            name = f"{label}[{i}]"
             self.symbols.setdefault(name, g.Source(value, element=i))
             real = types.kind(value.dtype) == "f"
             out[i] = self.space.real(name) if real else self.space.sym(name, 0 if types.kind(value.dtype) in "ub" else -d.INF)
