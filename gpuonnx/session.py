@@ -8,26 +8,27 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuonnx import passes
 from gpuonnx.codegen.cache import KernelCache
 from gpuonnx.config import default_threads
 from gpuonnx.devices.cpu import Cpu
 from gpuonnx.devices.device import Accelerator
 from gpuonnx.errors import InputError
-from gpuonnx.importer.load import LoadedModel
-from gpuonnx.importer.lower import lower
-from gpuonnx.importer.model import main_procedure
+from gpuonnx.importer.load import Limits, Source, open_model
 from gpuonnx.importer.procedure import Argument, InputInfo, Procedure, is_tensor
 from gpuonnx.ir import types
+from gpuonnx.ir.sizes import SizeProgram
 from gpuonnx.kernels.cpu.executor import Executor
-from gpuonnx.planner.place import place
-from gpuonnx.planner.plan import plan
-from gpuonnx.runtime.execute import Context, Executable, Stats, Variant, time_limit
+from gpuonnx.planner.program import Program
+from gpuonnx.runtime.execute import Context, Executable, Stats, time_limit
 from gpuonnx.runtime.frame import LoadedProgram
+from gpuonnx.runtime.saved import Compiled, Header, Library, cold, named_shape, session_key, stamp_of
+
+if TYPE_CHECKING:
+    from gpuonnx.importer.lower import Lowered
 
 
 @dataclass(frozen=True)
@@ -55,28 +56,31 @@ class Compiler:
 
     def __init__(self, cpu: Cpu, accelerator: Accelerator | None, options: Options) -> None:
         self.cpu, self.accelerator, self.options = cpu, accelerator, options
-        self.executor = Executor(cpu.cache.addresses)
-        self.context: Context | None = None
 
-    def compile(self, procedure: Procedure, arguments: Sequence[Argument]) -> Variant:
-        """Every stage, once: lower, simplify, place, fuse, plan, compile kernels."""
+    def compile(self, procedure: Procedure, arguments: Sequence[Argument]) -> Compiled:
+        """Every stage, once: lower, simplify, place, fuse, plan."""
+        from gpuonnx import passes
+        from gpuonnx.importer.lower import lower
+        from gpuonnx.planner.place import place
+        from gpuonnx.planner.plan import plan
         options, trace = self.options, passes.Trace()
         lowered = lower(procedure, arguments)
         graph = passes.run_pipeline(lowered.graph, passes.DEVICE_FREE, options.off, options.stop_after, trace)
         placement = place(graph, self.cpu, self.accelerator)
         placement = passes.run_placed(placement, passes.PER_DEVICE, options.off, options.stop_after, trace)
         program = plan(placement, self.cpu, self.accelerator, _binding(lowered.graph, arguments))
-        loaded = LoadedProgram(program, self.executor, self.cpu.compile, self.accelerator, options.memory_limit)
-        return self.variant(lowered, loaded, placement.graph, trace)
+        return _compiled(lowered, program, arguments, {"graph": lowered.graph, "passes": trace, "final": placement.graph})
 
-    def variant(self, lowered: Any, loaded: LoadedProgram, final: Any, trace: Any) -> Variant:
-        assert self.context is not None
-        inputs = list(lowered.graph.inputs)
-        sources = {n: (inputs.index(s.value), s.axis, s.element) for n, s in lowered.graph.symbols.items() if s.value in inputs}
-        rest = Executable(lowered.rest, self.context) if lowered.rest is not None else None
-        bodies = [Executable(b, self.context) for b in loaded.program.procedures]
-        texts = {"graph": lowered.graph, "passes": trace, "final": final}
-        return Variant(lowered.key, sources, [v.shape for v in inputs], loaded, rest, bodies, texts=texts)
+
+def _compiled(lowered: Lowered, program: Program, arguments: Sequence[Argument], texts: dict[str, Any]) -> Compiled:
+    inputs = list(lowered.graph.inputs)
+    sources = {n: (inputs.index(s.value), s.axis, s.element) for n, s in lowered.graph.symbols.items() if s.value in inputs}
+    questions = SizeProgram()
+    answers = [(questions.register(q), answer) for q, answer in lowered.key]
+    asked = {name for op, name in questions.slots if op == "sym"}
+    key = ", ".join(f"{q} = {a}" for q, a in lowered.key)
+    return Compiled(questions.slots, answers, key, {n: s for n, s in sources.items() if n in asked}, [named_shape(v.shape) for v in inputs],
+                    program, arguments, lowered.rest, texts)
 
 
 def _binding(graph: Any, arguments: Sequence[Argument]) -> dict[str, int | float]:
@@ -95,18 +99,45 @@ def _binding(graph: Any, arguments: Sequence[Argument]) -> dict[str, int | float
 class Session:
     """A loaded model. `run` may be called from many threads at once."""
 
-    def __init__(self, model: LoadedModel, device_name: str, accelerator: Accelerator | None, threads: int | None, options: Options,
-                 cache: KernelCache) -> None:
-        self.model, self.device, self.options, self.cache = model, device_name, options, cache
+    def __init__(self, source: Source, limits: Limits | None, device: str, accelerator: Accelerator | None, threads: int | None,
+                 options: Options, cache: KernelCache) -> None:
+        self.source, self.limits, self.device, self.options, self.cache = source, limits, device, options, cache
         self.threads = threads or default_threads()
-        self.procedure = main_procedure(model)
-        self.compiler = Compiler(Cpu(cache, options.winograd), accelerator, options)
-        executor = self.compiler.executor
-        self.stats = Stats()
-        self.context = Context(executor, executor.pool(self.threads), self.compiler.compile, accelerator, self.stats, options.loop_limit)
-        self.compiler.context = self.context
-        self._main = Executable(self.procedure, self.context)
+        self.accelerator, self.stats = accelerator, Stats()
+        cpu = Cpu(cache, options.winograd)
+        executor = Executor(cache.addresses)
+        library = Library(cache, session_key(source.digest, device, options)) if accelerator is None else None
+        self.context = Context(executor, executor.pool(self.threads), Compiler(cpu, accelerator, options).compile, self._load_program, accelerator,
+                               self.stats, options.loop_limit, library)
+        self._cpu = cpu
+        header = library.header() if library is not None else None
+        if header is None:
+            self.procedure = self._model()
+            if library is not None:
+                library.keep_header(self._header())
+        else:
+            self.procedure = cold(header.name, header.inputs, header.outputs, header.output_infos)
+        self._main = Executable(self.procedure, self.context, "main", self._model)
+        self._main.search()
         self._pruned: dict[tuple[str, ...], Executable] = {}
+
+    def _model(self) -> Procedure:
+        from gpuonnx.importer.load import load_model
+        from gpuonnx.importer.model import main_procedure
+        self._loaded = load_model(self.source, self.limits)
+        return main_procedure(self._loaded)
+
+    def _header(self) -> Header:
+        procedure, folder = self.procedure, None if self.source.path is None else self.source.path.parent
+        files = {} if folder is None else {str(folder / name): stamp_of(str(folder / name)) for name in self._loaded.external}
+        return Header(procedure.name, procedure.inputs, procedure.outputs, procedure.output_infos, files)
+
+    def _load_program(self, program: Program) -> LoadedProgram:
+        loaded = LoadedProgram(program, self.context.executor, self._cpu.compile, self.accelerator, self.options.memory_limit)
+        self.stats.compiled = self.cache.compiled + getattr(self.accelerator, "compiled", 0)
+        self.stats.cache_hits = self.cache.hits
+        self.stats.peak_bytes = max(self.stats.peak_bytes, program.peak)
+        return loaded
 
     @property
     def inputs(self) -> list[Io]:
@@ -152,8 +183,15 @@ class Session:
             unknown = [n for n in names if n not in self.procedure.outputs]
             if unknown:
                 raise InputError(f"there is no output {unknown[0]!r}; outputs are {', '.join(self.procedure.outputs)}")
-            self._pruned[names] = Executable(replace(self.procedure, outputs=names), self.context)
+            self._pruned[names] = self._pruned_to(names)
         return self._pruned[names]
+
+    def _pruned_to(self, names: tuple[str, ...]) -> Executable:
+        infos = {i.name: i for i in self.procedure.output_infos}
+
+        def only(procedure: Procedure) -> Procedure:
+            return replace(procedure, outputs=names, output_infos=tuple(infos[n] for n in names))
+        return Executable(only(self.procedure), self.context, f"only {' '.join(names)}", lambda: only(self._main.hot()))
 
     def explain(self, stage: str = "plan") -> str:
         """The text of a stage (graph, passes, plan, kernels) of every variant compiled so far."""
@@ -178,7 +216,6 @@ def load(model: Any, device: str = "auto", threads: int | None = None, precision
     custom_ops: modules or functions already declared with `@gpuonnx.op` (importing them is enough).
     Raises ModelError, UnsupportedOp, UnsupportedType, DeviceError."""
     from gpuonnx.devices.choose import accelerator_for
-    from gpuonnx.importer.load import load_model
     if precision not in (None, "highest", "auto"):
         raise InputError(f"precision {precision!r} is not known; None, 'highest' and 'auto' compute in the model's own types")
     if winograd not in ("auto", "f2", "off"):
@@ -186,10 +223,10 @@ def load(model: Any, device: str = "auto", threads: int | None = None, precision
     if threads is not None and threads < 1:
         raise InputError(f"threads must be at least 1, not {threads}")
     off = frozenset(name for name, on in (passes or {}).items() if not on)
-    loaded = load_model(model, limits) if limits is not None else load_model(model)
+    source = open_model(model, limits)
     name, accelerator = accelerator_for(device)
     options = Options(winograd, off, None, memory_limit)
-    return Session(loaded, name, accelerator, threads, options, KernelCache(cache_dir))
+    return Session(source, limits, name, accelerator, threads, options, KernelCache(cache_dir))
 
 
 _sessions: OrderedDict[Any, Session] = OrderedDict()

@@ -223,7 +223,7 @@ class KernelCache:
         with _lock:
             symbols, new = [], {}
             for kernel in kernels:
-                digest = kernel_digest(kernel)
+                digest = getattr(kernel, "digest", None) or kernel_digest(kernel)
                 symbol = kernel_symbol(kernel, digest)
                 symbols.append(symbol)
                 if symbol in _addresses:
@@ -243,6 +243,8 @@ class KernelCache:
                 return bytes(found)
             except CompileError:
                 _remove(self.kernels.path(digest))
+        if not hasattr(kernel, "make"):
+            raise CompileError(f"kernel {symbol} is no longer in the cache")
         obj = native.compile_kernel(kernel, symbol)
         self.compiled += 1
         self.kernels.put(digest, obj)

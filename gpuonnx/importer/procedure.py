@@ -35,7 +35,9 @@ class Environment:
 
 @dataclass(eq=False)
 class Procedure:
-    """Nodes in order, the inputs they need, the names they give. `constants` are arrays or undecoded TensorProtos."""
+    """Nodes in order, the inputs they need, the names they give. `constants` are arrays or undecoded TensorProtos.
+
+    A `cold` one came from the cache without its nodes."""
 
     name: str
     nodes: Sequence[onnx.NodeProto]
@@ -44,6 +46,7 @@ class Procedure:
     constants: Mapping[str, Any]
     environment: Environment
     output_infos: tuple[InputInfo, ...] = ()
+    cold: bool = False
 
     @property
     def input_names(self) -> tuple[str, ...]:

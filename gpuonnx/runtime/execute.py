@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from gpuonnx.devices.device import Accelerator
-from gpuonnx.errors import Cancelled, DeviceError, GpuOnnxError, ShapeError
+from gpuonnx.errors import Cancelled, CompileError, DeviceError, GpuOnnxError, ShapeError
 from gpuonnx.importer.procedure import Argument, Procedure, is_tensor
 from gpuonnx.ir import types
 from gpuonnx.ir.sizes import SizeProgram
@@ -20,8 +20,10 @@ from gpuonnx.kernels.contract import CTX_CODE, CTX_LIMIT, CTX_STEP, CTX_VALUE, E
 from gpuonnx.kernels.cpu.executor import Executor
 from gpuonnx.planner import program as p
 from gpuonnx.planner.place import HOST
+from gpuonnx.planner.program import Program
 from gpuonnx.runtime.frame import Frame, LoadedProgram
 from gpuonnx.runtime.host import HOST_FUNCTIONS
+from gpuonnx.runtime.saved import Compiled, Library
 
 SMALL_ELEMENTS = 64
 _deadline: ContextVar[Callable[[], None] | None] = ContextVar("deadline", default=None)
@@ -49,9 +51,11 @@ def time_limit(seconds: float | None) -> Iterator[None]:
 
 @dataclass
 class Stats:
-    """Counters of a session; `compiled` and `cache_hits` count kernels."""
+    """Counters of a session. `compiled` and `cache_hits` count kernels, `bindings` new sizes, `peak_bytes` working memory."""
 
     variants: int = 0
+    compiled: int = 0
+    cache_hits: int = 0
     bindings: int = 0
     runs: int = 0
     peak_bytes: int = 0
@@ -63,31 +67,50 @@ class Context:
 
     executor: Executor
     pool: Any
-    compile: Callable[[Procedure, Sequence[Argument]], Variant]
+    compile: Callable[[Procedure, Sequence[Argument]], Compiled]
+    load: Callable[[Program], LoadedProgram]
     accelerator: Accelerator | None
     stats: Stats
     loop_limit: int = 1 << 31
+    library: Library | None = None
 
 
-@dataclass(eq=False)
 class Variant:
-    """One compiled variant of a procedure: the answers it is for, its program, and what runs after it."""
+    """One compiled variant of a procedure, ready to run: its program, its bodies, and what runs after it."""
 
-    key: tuple[tuple[Any, int | float], ...]
-    sources: Mapping[str, Any]
-    input_shapes: Sequence[tuple[Any, ...] | None]
-    loaded: LoadedProgram
-    rest: Executable | None = None
-    bodies: list[Executable] = field(default_factory=list)
-    frames: list[Frame] = field(default_factory=list)
-    texts: Mapping[str, str] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def __post_init__(self) -> None:
+    def __init__(self, compiled: Compiled, loaded: LoadedProgram, owner: Executable, path: str) -> None:
+        self.compiled, self.loaded, self.path = compiled, loaded, path
         self.questions = SizeProgram()
-        self.answers = [(self.questions.register(q), answer) for q, answer in self.key]
-        ranks = [None if s is None else tuple(x if isinstance(x, int) else None for x in s) for s in self.input_shapes]
-        self.shapes = ranks
+        self.questions.slots = compiled.questions
+        self.shapes = [None if s is None else tuple(x if isinstance(x, int) else None for x in s) for s in compiled.shapes]
+        self.frames: list[Frame] = []
+        self.lock = threading.Lock()
+        self._hot: Compiled | None = None
+        self._owner = owner
+        context = owner.context
+        self.bodies = [Executable(body, context, f"{path}/body {k}", lambda k=k: self.hot().program.procedures[k])
+                       for k, body in enumerate(compiled.program.procedures)]
+        self.rest = None if compiled.rest is None else Executable(compiled.rest, context, f"{path}/rest", self._hot_rest)
+
+    @property
+    def key(self) -> str:
+        return self.compiled.key_text
+
+    @property
+    def texts(self) -> Mapping[str, Any]:
+        """The IR by stage; of a variant from the cache it is made again."""
+        return self.compiled.texts or self.hot().texts
+
+    def hot(self) -> Compiled:
+        """Compiled again from the model, for procedures that came from the cache without their nodes."""
+        if self._hot is None:
+            self._hot = self._owner.context.compile(self._owner.hot(), self.compiled.arguments)
+        return self._hot
+
+    def _hot_rest(self) -> Procedure:
+        rest = self.hot().rest
+        assert rest is not None
+        return rest
 
     def fits(self, arguments: Sequence[Argument]) -> bool:
         """Whether a call's ranks, fixed sizes and answers are those of this variant."""
@@ -99,20 +122,23 @@ class Variant:
                     return False
         if not self._repeated(arguments):
             return False
-        if not self.answers:
+        if not self.compiled.answers:
             return True
-        binding = {name: _given(source, arguments) for name, source in self.sources.items() if source[0] >= 0}
+        binding = {name: _given(source, arguments) for name, source in self.compiled.sources.items()}
         if any(v is None for v in binding.values()):
             return False
-        values = self.questions.run(binding)  # type: ignore[arg-type]
-        return all(values[r] == answer for r, answer in self.answers)
+        try:
+            values = self.questions.run(binding)  # type: ignore[arg-type]
+        except ShapeError:
+            return False
+        return all(values[r] == answer for r, answer in self.compiled.answers)
 
     def _repeated(self, arguments: Sequence[Argument]) -> bool:
         """One symbol on several axes: the sizes must agree."""
-        seen: dict[int, int] = {}
-        for argument, shape in zip(arguments, self.input_shapes, strict=True):
+        seen: dict[str, int] = {}
+        for argument, shape in zip(arguments, self.compiled.shapes, strict=True):
             for size, symbol in zip(argument.shape or (), shape or (), strict=True):
-                if not isinstance(symbol, int) and seen.setdefault(id(symbol), size) != size:
+                if isinstance(symbol, str) and seen.setdefault(symbol, size) != size:
                     return False
         return True
 
@@ -123,9 +149,7 @@ class Variant:
         return Frame(self.loaded)
 
     def give_back(self, frame: Frame) -> None:
-        frame.inputs, frame.outputs = [], [None] * len(frame.outputs)
-        frame.objects = [None] * len(frame.objects)
-        frame.out_buffers = {}
+        frame.release()
         with self.lock:
             self.frames.append(frame)
 
@@ -150,41 +174,74 @@ def argument_of(value: Any, dtype: str) -> Argument:
 
 
 class Executable:
-    """A procedure with the variants compiled so far."""
+    """A procedure with the variants compiled so far; `restore` gives it its nodes where the cache left them out."""
 
-    def __init__(self, procedure: Procedure, context: Context) -> None:
-        self.procedure, self.context = procedure, context
+    def __init__(self, procedure: Procedure, context: Context, path: str = "main", restore: Callable[[], Procedure] | None = None) -> None:
+        self.procedure, self.context, self.path, self.restore = procedure, context, path, restore
         self.variants: list[Variant] = []
         self.lock = threading.RLock()
+        self._searched = False
+
+    def hot(self) -> Procedure:
+        """The procedure with its nodes."""
+        if self.procedure.cold and self.restore is not None:
+            self.procedure = self.restore()
+        return self.procedure
 
     def variant(self, values: Sequence[Any]) -> Variant:
         """The variant for these inputs, compiled if it is new."""
         arguments = [argument_of(v, dtype_of(v, info.dtype)) for v, info in zip(values, self.procedure.inputs, strict=True)]
+        known = self._known(arguments)
+        if known is not None:
+            return known
+        with self.lock:
+            self.search()
+            known = self._known(arguments)
+            return known if known is not None else self._compile(arguments)
+
+    def _known(self, arguments: Sequence[Argument]) -> Variant | None:
         for k, known in enumerate(self.variants):
             if known.fits(arguments):
                 if k:
                     with self.lock:
-                        self.variants.remove(known)
-                        self.variants.insert(0, known)
+                        if known in self.variants:
+                            self.variants.remove(known)
+                            self.variants.insert(0, known)
                 return known
-        with self.lock:
-            for known in self.variants:
-                if known.fits(arguments):
-                    return known
-            made = self.context.compile(self.procedure, arguments)
-            self.variants.insert(0, made)
+        return None
+
+    def _compile(self, arguments: Sequence[Argument]) -> Variant:
+        compiled = self.context.compile(self.hot(), arguments)
+        number = len(self.variants)
+        made = Variant(compiled, self.context.load(compiled.program), self, f"{self.path}/{number}")
+        self.variants.insert(0, made)
+        self.context.stats.variants += 1
+        if self.context.library is not None:
+            self.context.library.keep(self.path, number, compiled)
+        return made
+
+    def search(self) -> None:
+        """Take over, once, what earlier processes compiled."""
+        if self._searched or self.context.library is None:
+            return
+        self._searched = True
+        for number, compiled in enumerate(self.context.library.variants(self.path)):
+            try:
+                loaded = self.context.load(compiled.program)
+            except CompileError:
+                break
+            self.variants.append(Variant(compiled, loaded, self, f"{self.path}/{number}"))
             self.context.stats.variants += 1
-            return made
 
     def run(self, values: Sequence[Any], out: Mapping[int, np.ndarray] | None = None) -> list[Any]:
         """Outputs in order. Arrays must be C-contiguous, aligned and of the declared types."""
         variant = self.variant(values)
         frame = variant.lease()
         try:
-            outputs = Runner(variant, frame, self.context).run(values, out or {})
+            outputs = Runner(variant, frame, self.context).run(values, {} if variant.rest is not None else out or {})
         finally:
             variant.give_back(frame)
-        return variant.rest.run(outputs) if variant.rest is not None else outputs
+        return variant.rest.run(outputs, out) if variant.rest is not None else outputs
 
 
 def dtype_of(value: Any, declared: str) -> str:

@@ -19,8 +19,7 @@ def explain(session: Session, stage: str) -> str:
         raise ValueError(f"stage {stage!r} is none of {', '.join(writers)}")
     blocks = []
     for path, variant in _variants(session._main, "main"):
-        key = ", ".join(f"{q} = {a}" for q, a in variant.key) or "always"
-        blocks.append(f"== {path}: variant for {key}\n{writers[stage](variant)}")
+        blocks.append(f"== {path}: variant for {variant.key or 'every input'}\n{writers[stage](variant)}")
     return "\n\n".join(blocks) or "nothing is compiled yet: run the session once, or give `--random` inputs"
 
 
@@ -37,11 +36,11 @@ def _variants(executable: Executable, path: str) -> list[tuple[str, Variant]]:
 
 def _graph(variant: Variant) -> str:
     from gpuonnx.ir.show import graph
-    return graph(variant.texts["graph"]) if "graph" in variant.texts else "loaded from the cache: lowered in an earlier process"
+    return graph(variant.texts["graph"])
 
 
 def _passes(variant: Variant) -> str:
-    return str(variant.texts["passes"]) if "passes" in variant.texts else "loaded from the cache: rewritten in an earlier process"
+    return str(variant.texts["passes"])
 
 
 def _plan(variant: Variant) -> str:

@@ -23,8 +23,7 @@ def prepare(infos: Sequence[InputInfo], given: Any) -> list[Any]:
     missing = [i for i in infos if i.name not in named and not i.optional]
     if missing:
         raise InputError(f"input {missing[0].name!r} is missing; inputs are {_listed(infos)}")
-    values = [_value(info, named.get(info.name)) for info in infos]
-    return values
+    return [_value(info, named.get(info.name)) for info in infos]
 
 
 def _listed(infos: Sequence[InputInfo]) -> str:

@@ -91,6 +91,11 @@ class Frame:
         self.device_bases = np.zeros(len(program.sides[DEVICE].bases), np.int64)
         self.device_words: Any = None
 
+    def release(self) -> None:
+        """Forget the values of a run; arenas and sizes stay for the next one."""
+        self.inputs, self.outputs, self.out_buffers = [], [None] * len(self.outputs), {}
+        self.objects = [None] * len(self.objects)
+
     # binding
     def bind(self, epoch: int, symbols: Sequence[SymbolRef], given: Sequence[np.ndarray | None] | None) -> None:
         """Read the symbols of an epoch, compute what follows from them, check, and make room."""
