@@ -169,7 +169,12 @@ class Tensor:
     def mean(self, axes: Any = None, keepdims: bool = False) -> Tensor:
         """sum / count in the compute type; integers divide towards zero."""
         count = product([self.shape[a] for a in self.axes(axes)])
-        return self.sum(axes, keepdims) / size_scalar(count, self.dtype)
+        wide = types.compute(self.dtype)
+        return (self.fold("sum", axes, keepdims, wide) / size_scalar(count, wide)).cast(self.dtype)
+
+    def wide(self) -> Tensor:
+        """In the type that expressions compute in: float32 for narrower floats."""
+        return self.cast(types.compute(self.dtype))
 
 
 Operand = Tensor | int | float | bool
@@ -356,5 +361,6 @@ def sizes(values: Sequence[Dim], dtype: str = "i64") -> Tensor:
 
 
 __all__ = ["Builder", "Dim", "Expr", "Mapping", "NeedsRun", "Operand", "Poly", "Real", "Spec", "Tensor", "apply", "broadcast_at",
-           "builder", "call", "cast", "concat", "const", "constant", "dim", "elementwise", "from_end", "full", "host", "index", "load", "make",
-           "pointwise", "positions", "product", "size_scalar", "sizes", "tensor_map", "tensor_prefix", "tensor_reduce", "tensor_scatter", "where"]
+           "builder", "call", "cast", "concat", "const", "constant", "dim", "elementwise", "from_end", "full", "host", "index",
+           "load", "make", "pointwise", "positions", "product", "size_scalar", "sizes", "tensor_map", "tensor_prefix",
+           "tensor_reduce", "tensor_scatter", "where"]

@@ -112,21 +112,16 @@ def shrink(x: Tensor, *, bias: float = 0.0, lambd: float = 0.5) -> Tensor:
     return pointwise(lambda v: select(less(v, -lambd), v + bias, select(greater(v, lambd), v - bias, v * 0)), x)
 
 
-def wide(x: Tensor) -> Tensor:
-    """In the type that expressions compute in: float32 for halves."""
-    return x.cast(compute(x.dtype))
-
-
 @op("Softmax", since=13)
 def softmax(x: Tensor, *, axis: int = -1) -> Tensor:
-    v = wide(x)
+    v = x.wide()
     e = exp(v - v.max(axis, keepdims=True))
     return (e / e.sum(axis, keepdims=True)).cast(x.dtype)
 
 
 @op("LogSoftmax", since=13)
 def log_softmax(x: Tensor, *, axis: int = -1) -> Tensor:
-    v = wide(x)
+    v = x.wide()
     shifted = v - v.max(axis, keepdims=True)
     return (shifted - logarithm(exp(shifted).sum(axis, keepdims=True))).cast(x.dtype)
 
