@@ -1,0 +1,189 @@
+"""Control flow models of our own, against the reference evaluator: growing caches, scans, sequences, changing shapes."""
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+import gpuonnx
+
+HEADER = '<ir_version: 9, opset_import: ["" : 18]>\n'
+
+
+def agree(text: str, *feeds: dict[str, np.ndarray], rtol: float = 1e-5) -> gpuonnx.Session:
+    """One session, several inputs: every answer is the reference's."""
+    model = onnx.parser.parse_model(HEADER + text)
+    session = gpuonnx.load(model, device="cpu")
+    reference = ReferenceEvaluator(model)
+    for feed in feeds:
+        expected = reference.run(None, feed)
+        for want, got in zip(expected, session.run(feed).values(), strict=True):
+            if isinstance(want, list):
+                assert len(want) == len(got)
+                for w, g in zip(want, got, strict=True):
+                    np.testing.assert_allclose(g, w, rtol=rtol, atol=1e-6)
+            else:
+                assert got.dtype == want.dtype and got.shape == want.shape
+                np.testing.assert_allclose(got, want, rtol=rtol, atol=1e-6)
+    return session
+
+
+def test_greedy_decoding_with_a_growing_cache() -> None:
+    rng = np.random.default_rng(0)
+    text = """
+    decode (int64[1] first, float[V, D] table, int64 steps) => (int64[T] tokens, float[T, D] cache) {
+      yes = Constant <value: tensor = bool {1}> ()
+      empty = Constant <value: tensor = float[0, 8] {}> ()
+      minus = Constant <value_ints: ints = [-1]> ()
+      last, tokens_out, cache = Loop (steps, yes, first, empty) <body = step (int64 i, bool going, int64[1] token, float[N, 8] past)
+        => (bool go_on, int64[1] next, float[M, 8] present, int64[1] emitted) {
+          embedded = Gather (table, token)
+          present = Concat <axis: int = 0> (past, embedded)
+          turned = Transpose <perm: ints = [1, 0]> (present)
+          scores = MatMul (embedded, turned)
+          weights = Softmax <axis: int = -1> (scores)
+          mixed = MatMul (weights, present)
+          across = Transpose <perm: ints = [1, 0]> (table)
+          logits = MatMul (mixed, across)
+          next0 = ArgMax <axis: int = -1, keepdims: int = 0> (logits)
+          one = Constant <value_ints: ints = [3]> ()
+          size0 = Shape <start: int = 0, end: int = 1> (table)
+          moved = Add (next0, one)
+          next = Mod (moved, size0)
+          emitted = Identity (next)
+          go_on = Identity (going)
+      }>
+      tokens = Reshape (tokens_out, minus)
+    }"""
+    table = rng.standard_normal((11, 8)).astype(np.float32)
+    session = agree(text, {"first": np.array([2]), "table": table, "steps": np.array(5)},
+                    {"first": np.array([7]), "table": table, "steps": np.array(9)}, {"first": np.array([1]), "table": table, "steps": np.array(0)})
+    compiled = session.stats.compiled
+    session.run({"first": np.array([4]), "table": table, "steps": np.array(13)})
+    assert session.stats.compiled == compiled
+
+
+def test_scan_over_a_recurrent_cell() -> None:
+    rng = np.random.default_rng(1)
+    text = """
+    scan (float[S, B, 4] x, float[B, 6] h0, float[4, 6] w, float[6, 6] r) => (float[B, 6] last, float[S, B, 6] all) {
+      last, all = Scan (h0, x) <num_scan_inputs: int = 1, body = cell (float[B, 6] h, float[B, 4] e) => (float[B, 6] h_out, float[B, 6] y) {
+        a = MatMul (e, w)
+        b = MatMul (h, r)
+        c = Add (a, b)
+        h_out = Tanh (c)
+        y = Identity (h_out)
+      }>
+    }"""
+    def feed(s: int, b: int) -> dict[str, np.ndarray]:
+        shapes = {"x": (s, b, 4), "h0": (b, 6), "w": (4, 6), "r": (6, 6)}
+        return {k: rng.standard_normal(v).astype(np.float32) for k, v in shapes.items()}
+    agree(text, feed(5, 2), feed(3, 7))
+
+
+def test_scan_backwards_along_another_axis() -> None:
+    text = """
+    scan (float[B, S] x, float[B] total) => (float[B] last, float[B, S] sums) {
+      last, sums = Scan (total, x) <num_scan_inputs: int = 1, scan_input_axes: ints = [1], scan_input_directions: ints = [1],
+        scan_output_axes: ints = [1], scan_output_directions: ints = [1], body = cell (float[B] t, float[B] e) => (float[B] t_out, float[B] y) {
+        t_out = Add (t, e)
+        y = Identity (t_out)
+      }>
+    }"""
+    rng = np.random.default_rng(2)
+    agree(text, {"x": rng.standard_normal((3, 5)).astype(np.float32), "total": np.zeros(3, np.float32)})
+
+
+def test_a_loop_that_appends_tensors_of_differing_shapes_to_a_sequence() -> None:
+    text = """
+    build (int64 count, float[2, 3] x) => (seq(float) parts) {
+      yes = Constant <value: tensor = bool {1}> ()
+      none = SequenceEmpty <dtype: int = 1> ()
+      parts = Loop (count, yes, none) <body = step (int64 i, bool going, seq(float) sofar) => (bool go_on, seq(float) longer) {
+        one = Constant <value_ints: ints = [1]> ()
+        flat = Reshape (i, one)
+        n = Add (flat, one)
+        repeats = Concat <axis: int = 0> (n, one)
+        part = Tile (x, repeats)
+        longer = SequenceInsert (sofar, part)
+        go_on = Identity (going)
+      }>
+    }"""
+    agree(text, {"count": np.array(3), "x": np.arange(6, dtype=np.float32).reshape(2, 3)})
+
+
+def test_a_carried_value_whose_shape_changes_each_turn() -> None:
+    text = """
+    grow (int64 count, float[N] x) => (float[M] y) {
+      yes = Constant <value: tensor = bool {1}> ()
+      y = Loop (count, yes, x) <body = step (int64 i, bool going, float[K] a) => (bool go_on, float[L] b) {
+        b = Concat <axis: int = 0> (a, a)
+        go_on = Identity (going)
+      }>
+    }"""
+    x = np.arange(3, dtype=np.float32)
+    agree(text, {"count": np.array(0), "x": x}, {"count": np.array(4), "x": x}, {"count": np.array(2), "x": x[:1]})
+
+
+def test_nonzero_inside_a_loop() -> None:
+    text = """
+    pick (int64 count, float[N] x) => (float[K] kept) {
+      yes = Constant <value: tensor = bool {1}> ()
+      kept = Loop (count, yes, x) <body = step (int64 i, bool going, float[A] a) => (bool go_on, float[B] b) {
+        half = Constant <value: tensor = float {0.5}> ()
+        less = Mul (a, half)
+        zero = Constant <value: tensor = float {0.25}> ()
+        large = Greater (less, zero)
+        where = NonZero (large)
+        first = Constant <value_ints: ints = [0]> ()
+        flat = Squeeze (where, first)
+        b = Gather (less, flat)
+        go_on = Identity (going)
+      }>
+    }"""
+    rng = np.random.default_rng(3)
+    agree(text, {"count": np.array(3), "x": rng.random(40).astype(np.float32) * 8}, {"count": np.array(1), "x": np.zeros(4, np.float32)})
+
+
+def test_a_host_operator_inside_a_loop() -> None:
+    text = """
+    words (int64 count, string[N] x) => (string[N] y) {
+      yes = Constant <value: tensor = bool {1}> ()
+      y = Loop (count, yes, x) <body = step (int64 i, bool going, string[N] a) => (bool go_on, string[N] b) {
+        b = StringConcat (a, x)
+        go_on = Identity (going)
+      }>
+    }"""
+    model = onnx.parser.parse_model('<ir_version: 9, opset_import: ["" : 20]>\n' + text)
+    got = gpuonnx.load(model, device="cpu").run({"count": np.array(2), "x": np.array(["a", "bc"], object)})
+    assert got["y"].tolist() == ["aaa", "bcbcbc"]
+
+
+def test_branches_of_different_ranks() -> None:
+    text = """
+    branch (bool c, float[N] x) => (y) {
+      y = If (c) <then_branch = one () => (a) { a = Identity (x) }, else_branch = two () => (b) {
+        axes = Constant <value_ints: ints = [0]> ()
+        b = Unsqueeze (x, axes)
+      }>
+    }"""
+    x = np.arange(3, dtype=np.float32)
+    agree(text, {"c": np.array(True), "x": x}, {"c": np.array(False), "x": x})
+
+
+def test_a_loop_ends_by_its_condition_and_by_its_limit() -> None:
+    text = """
+    until (float x) => (float y) {
+      yes = Constant <value: tensor = bool {1}> ()
+      y = Loop (, yes, x) <body = step (int64 i, bool going, float a) => (bool go_on, float b) {
+        two = Constant <value: tensor = float {2.0}> ()
+        b = Mul (a, two)
+        limit = Constant <value: tensor = float {100.0}> ()
+        go_on = Less (b, limit)
+      }>
+    }"""
+    session = agree(text, {"x": np.array(1.5, np.float32)})
+    with pytest.raises(gpuonnx.Cancelled, match="timeout"):
+        session.run({"x": np.array(0.0, np.float32)}, timeout=0.05)

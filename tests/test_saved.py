@@ -1,0 +1,79 @@
+"""The cache of compiled variants: a second process lowers nothing; other models, options and damaged blobs miss."""
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+
+import gpuonnx
+from gpuonnx.runtime.saved import dumps, loads
+
+MODEL = """<ir_version: 9, opset_import: ["" : 18]>
+gate (float[N, 4] x, bool c) => (float[N, 4] y) {
+  w = Constant <value: tensor = float[4, 4] {1,0,0,0, 0,2,0,0, 0,0,3,0, 0,0,0,4}> ()
+  h = MatMul (x, w)
+  y = If (c) <then_branch = a () => (float[N, 4] p) { p = Relu (h) }, else_branch = b () => (float[N, 4] q) { q = Neg (h) }>
+}"""
+SCRIPT = """
+import sys, numpy as np, gpuonnx
+session = gpuonnx.load(sys.argv[1], device="cpu", cache_dir=sys.argv[2])
+y = session.run({"x": np.full((3, 4), -1, np.float32), "c": np.array(sys.argv[3] == "yes")})["y"]
+print(y[0].tolist(), session.stats.compiled, "onnx" in sys.modules, "numba" in sys.modules)
+"""
+
+
+def elsewhere(model: Path, cache: Path, condition: str) -> str:
+    run = subprocess.run([sys.executable, "-c", SCRIPT, str(model), str(cache), condition], capture_output=True, text=True, check=True)
+    return run.stdout.strip()
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "gate.onnx"
+    onnx.save(onnx.parser.parse_model(MODEL), path)
+    return path
+
+
+def test_a_warm_process_compiles_and_imports_nothing(model: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    elsewhere(model, cache, "yes")
+    assert elsewhere(model, cache, "yes") == "[0.0, 0.0, 0.0, 0.0] 0 False False"
+
+
+def test_a_branch_not_seen_before_is_compiled_from_the_model(model: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    elsewhere(model, cache, "yes")
+    assert elsewhere(model, cache, "no").startswith("[1.0, 2.0, 3.0, 4.0]")
+
+
+def test_damage_is_only_slower(model: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    elsewhere(model, cache, "yes")
+    for path in cache.rglob("*.bin"):
+        path.write_bytes(path.read_bytes()[:-3] + b"xyz")
+    assert elsewhere(model, cache, "yes").startswith("[0.0, 0.0, 0.0, 0.0]")
+
+
+def test_a_cache_that_cannot_be_written_is_tolerated(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    session = gpuonnx.load(model, device="cpu", cache_dir=str(tmp_path / "file"))
+    x = np.ones((2, 4), np.float32)
+    assert session.run({"x": x, "c": np.array(True)})["y"].tolist() == [[1, 2, 3, 4]] * 2
+
+
+def test_arrays_come_back_aligned_and_once() -> None:
+    big = np.arange(1000, dtype=np.float32)
+    first, second = loads(dumps([big, big]))
+    np.testing.assert_array_equal(first, big)
+    assert first.ctypes.data == second.ctypes.data and first.ctypes.data % 64 == 0 and not first.flags.writeable
+
+
+@pytest.mark.parametrize("blob", [b"", b"abc", b"\x10" * 40])
+def test_a_blob_that_is_none_is_refused(blob: bytes) -> None:
+    with pytest.raises(ValueError, match="cannot be read"):
+        loads(blob)
