@@ -205,8 +205,6 @@ def schema_function(node: onnx.NodeProto, opset: int, inputs: Sequence[Tensor | 
     """The function body that the standard gives for an operator without a definition of ours."""
     import onnx
     from onnx import defs
-
-    from gpuonnx.ir.types import TYPES
     domain = "" if node.domain == "ai.onnx" else node.domain
     if not defs.has(node.op_type, opset, domain):
         raise UnsupportedOp(f"{describe(node)}: {domain or 'ai.onnx'}.{node.op_type} is in no opset <= {opset}")
@@ -215,21 +213,29 @@ def schema_function(node: onnx.NodeProto, opset: int, inputs: Sequence[Tensor | 
         return schema.function_body
     if not schema.has_context_dependent_function:
         raise UnsupportedOp(f"{describe(node)}: no definition of {domain or 'ai.onnx'}.{node.op_type}, opset {opset}")
-    kinds = []
-    for t in inputs:
-        kind = onnx.TypeProto()
-        if t is not None and t.is_tensor:
-            kind.tensor_type.elem_type = TYPES[t.dtype].onnx
-            for size in t.shape:
-                dim = kind.tensor_type.shape.dim.add()
-                if isinstance(size, int):
-                    dim.dim_value = size
-        kinds.append(kind.SerializeToString())
+    kinds = [type_proto(t).SerializeToString() for t in inputs]
     best = max(v for v in schema.context_dependent_function_opset_versions if v <= max(opset, schema.since_version))
     body = schema.get_context_dependent_function_with_opset_version(best, node.SerializeToString(), kinds)
     function = onnx.FunctionProto()
     function.ParseFromString(body)
     return function
+
+
+def type_proto(t: Tensor | None) -> onnx.TypeProto:
+    """What a function builder is told of an input: a tensor's type and known sizes, a sequence's element type."""
+    import onnx
+
+    from gpuonnx.ir.types import TYPES
+    kind = onnx.TypeProto()
+    if t is not None and t.is_tensor:
+        kind.tensor_type.elem_type = TYPES[t.dtype].onnx
+        for size in t.shape:
+            dim = kind.tensor_type.shape.dim.add()
+            if isinstance(size, int):
+                dim.dim_value = size
+    elif t is not None and t.dtype.startswith("seq("):
+        kind.sequence_type.elem_type.tensor_type.elem_type = TYPES[t.dtype[4:-1]].onnx
+    return kind
 
 
 def call_function(frame: Frame, function: Any, node: onnx.NodeProto, inputs: Sequence[Tensor | None],

@@ -3,11 +3,12 @@ from __future__ import annotations
 
 from gpuonnx.errors import ModelError
 from gpuonnx.ir.build import Expr, Spec, Tensor, cast, const, host, pointwise
-from gpuonnx.ir.formula import absolute, either, greater, isinf, maximum, minimum, select
+from gpuonnx.ir.formula import absolute, either, greater, greater_equal, isinf, maximum, minimum, select
 from gpuonnx.ir.types import BITS, BY_ONNX, size
 from gpuonnx.ops.registry import op
 
 LARGEST = {"f8e4m3fn": 448.0, "f8e4m3fnuz": 240.0, "f8e5m2": 57344.0, "f8e5m2fnuz": 57344.0}
+OVERFLOW = {"f8e4m3fn": 464.0, "f8e4m3fnuz": 248.0, "f8e5m2": 61440.0, "f8e5m2fnuz": 61440.0}
 NAN, INFINITY = float("nan"), float("inf")
 TOWARDS = {"up": 1.4999998807907104, "down": 0.75, "nearest": 1.0}
 
@@ -27,12 +28,10 @@ def converted(x: Tensor, dtype: str, saturate: int = 1, round_mode: str = "up") 
 
 def limited(v: Expr, dtype: str, saturate: int) -> Expr:
     """A float on its way to float8: beyond the largest value (after rounding) it is clamped, or leaves the numbers."""
-    most = LARGEST[dtype]
     if saturate:
-        return maximum(minimum(v, most), -most)
-    beyond = most + most / (30 if dtype == "f8e4m3fnuz" else 28 if dtype == "f8e4m3fn" else 14)
-    outside = greater(absolute(v), beyond) if dtype == "f8e4m3fn" else either(greater(absolute(v), beyond), isinf(v))
-    return select(outside, select(greater(v, 0), INFINITY, -INFINITY) if dtype == "f8e5m2" else const(NAN, v.dtype), v)
+        return maximum(minimum(v, LARGEST[dtype]), -LARGEST[dtype])
+    outside = (greater if dtype == "f8e4m3fn" else greater_equal)(absolute(v), OVERFLOW[dtype])
+    return select(outside, select(greater(v, 0), const(INFINITY, v.dtype), const(-INFINITY, v.dtype)) if dtype == "f8e5m2" else const(NAN, v.dtype), v)
 
 
 def to_exponent(x: Tensor, saturate: int, round_mode: str) -> Tensor:
