@@ -77,7 +77,7 @@ class Kernel:
     CPU entry points are `void symbol(int64* ctx, int64* args, int64 task)`."""
 
     name: str
-    key: tuple
+    key: tuple[Any, ...]
     language: str
     make: Callable[[str], Any] = field(compare=False)
 
@@ -97,7 +97,7 @@ class Step:
 class Packed:
     """A constant made from a weight when the program is built; `key` says how, `make` does it."""
 
-    key: tuple
+    key: tuple[Any, ...]
     make: Callable[[], np.ndarray] = field(compare=False)
 
 

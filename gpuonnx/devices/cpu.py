@@ -60,7 +60,8 @@ class Cpu:
             return "strings and sequences live in Python"
         if not isinstance(node, Call):
             return nests.supports(node)
-        return self._module(node.kernel).supports(spec_of(node, *dense(node), {}))  # type: ignore[no-any-return]
+        reason: str | None = self._module(node.kernel).supports(spec_of(node, *dense(node), {}))
+        return reason
 
     def _module(self, kernel: str) -> Any:
         try:
@@ -68,8 +69,8 @@ class Cpu:
         except ModuleNotFoundError as error:
             raise UnsupportedOp(f"no CPU kernel is called {kernel!r}") from error
 
-    def choose(self, node: Call, constants: Mapping[int, np.ndarray]) -> Node:
-        if node.kernel != "conv":
+    def choose(self, node: Node, constants: Mapping[int, np.ndarray]) -> Node:
+        if not isinstance(node, Call) or node.kernel != "conv":
             return node
         weights = node.inputs[1].dims
         group, kernel = node.attrs["group"], tuple(node.attrs["kernel"])

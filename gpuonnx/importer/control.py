@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from gpuonnx.importer.lower import Frame
 
 Results = Sequence[Tensor | None]
-inline: Callable[[Any, Any], list[Tensor]]
 
 
 def body(frame: Frame, name: str, graph: onnx.GraphProto, given: Sequence[InputInfo] = ()) -> tuple[Procedure, list[Tensor]]:
@@ -89,6 +88,7 @@ def lower_if(frame: Frame, node: onnx.NodeProto, inputs: Sequence[Tensor | None]
     condition = inputs[0]
     if condition is None:
         raise ModelError("If has no condition")
+    from gpuonnx.importer.lower import inline
     owner = builder()
     known = owner.elements(condition.value)
     if known is not None and known.size == 1 and owner.answerable(known.ravel()[0]):
@@ -168,12 +168,12 @@ def scan(frame: Frame, inputs: Sequence[Tensor | None], attributes: Mapping[str,
     for t in scanned[1:]:
         length = builder().meet(length, t.shape[0])
     wrapped, scope = _scan_body(frame, graph, len(state), scanned)
-    results = list(loop(scope, wrapped, size_scalar(length), None, state))
+    results: list[Tensor | None] = list(loop(scope, wrapped, size_scalar(length), None, state))
     outs = len(graph.output) - len(state)
     out_axes = attributes.get("scan_output_axes") or [0] * outs
     out_reverse = attributes.get("scan_output_directions") or [0] * outs
     for k in range(outs):
-        t = results[len(state) + k]
+        t: Any = results[len(state) + k]
         if t is not None and t.is_tensor and (out_axes[k] or out_reverse[k]):
             results[len(state) + k] = _placed(t, out_axes[k], out_reverse[k])
     return results
@@ -213,7 +213,7 @@ def _scan_body(frame: Frame, graph: onnx.GraphProto, state: int, scanned: Sequen
     wrapped.output[0].type.tensor_type.elem_type = 9
     wrapped.output.extend(graph.output)
     from collections import ChainMap
-    return wrapped, replace(frame, scope=ChainMap(scope, frame.scope))  # type: ignore[arg-type]
+    return wrapped, replace(frame, scope=ChainMap(scope, frame.scope))
 
 
 def scan_8(frame: Frame, inputs: Sequence[Tensor | None], attributes: Mapping[str, Any]) -> Results:

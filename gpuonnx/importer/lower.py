@@ -98,8 +98,9 @@ class _Constants(dict[str, Any]):
     def __missing__(self, name: str) -> Tensor:
         constant = self.procedure.constants[name]
         array = constant if isinstance(constant, np.ndarray) else self.procedure.environment.array(constant)
-        self[name] = self.owner.constant(array, name)
-        return self[name]
+        made = self.owner.constant(array, name)
+        self[name] = made
+        return made
 
     def get(self, name: str, default: Any = None) -> Any:
         return self[name] if name in self else default
@@ -208,7 +209,7 @@ def schema_function(node: onnx.NodeProto, opset: int, inputs: Sequence[Tensor | 
     domain = "" if node.domain == "ai.onnx" else node.domain
     if not defs.has(node.op_type, opset, domain):
         raise UnsupportedOp(f"{describe(node)}: {domain or 'ai.onnx'}.{node.op_type} is in no opset <= {opset}")
-    schema = defs.get_schema(node.op_type, opset, domain)
+    schema: Any = defs.get_schema(node.op_type, opset, domain)
     if schema.has_function:
         return schema.function_body
     if not schema.has_context_dependent_function:
@@ -258,7 +259,7 @@ def call_function(frame: Frame, function: Any, node: onnx.NodeProto, inputs: Seq
 def inline(frame: Frame, graph: onnx.GraphProto) -> list[Tensor]:
     """Lower a sub-graph whose path is known, in the enclosing scope."""
     from gpuonnx.ir.build import builder
-    scope: ChainMap[str, Any] = ChainMap({}, frame.scope)  # type: ignore[arg-type]
+    scope: ChainMap[str, Any] = ChainMap({}, frame.scope)
     for tensor in graph.initializer:
         scope[tensor.name] = builder().constant(frame.environment.array(tensor), tensor.name)
     inner = replace(frame, scope=scope)
@@ -269,5 +270,3 @@ def inline(frame: Frame, graph: onnx.GraphProto) -> list[Tensor]:
         raise ShapeError(f"branch output {missing[0]!r} is made by no node")
     return [scope[o.name] for o in graph.output]
 
-
-control.inline = inline

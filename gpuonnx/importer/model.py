@@ -24,8 +24,10 @@ def _check(procedure: Procedure) -> None:
     missing: dict[tuple[str, str, int], list[str]] = {}
     _scan(procedure.nodes, procedure.environment, missing, 0)
     if missing:
-        lines = [f"  {domain or 'ai.onnx'}.{name} (opset {opset}): {', '.join(nodes[:3])}{' and %d more' % (len(nodes) - 3) if len(nodes) > 3 else ''}"
-                 for (domain, name, opset), nodes in missing.items()]
+        lines = []
+        for (domain, name, opset), nodes in missing.items():
+            more = f" and {len(nodes) - 3} more" if len(nodes) > 3 else ""
+            lines.append(f"  {domain or 'ai.onnx'}.{name} (opset {opset}): {', '.join(nodes[:3])}{more}")
         raise UnsupportedOp(f"{len(missing)} operator{'s' * (len(missing) > 1)} of this model cannot be run:\n" + "\n".join(lines)
                             + "\nDefine them with @gpuonnx.op(name, since=1, domain=...), or export the model with standard operators.")
 
@@ -51,5 +53,5 @@ def _known(node: onnx.NodeProto, environment: Environment) -> bool:
     from onnx import defs
     if not defs.has(node.op_type, opset, domain):
         return False
-    schema = defs.get_schema(node.op_type, opset, domain)
+    schema: Any = defs.get_schema(node.op_type, opset, domain)
     return bool(schema.has_function or schema.has_context_dependent_function)

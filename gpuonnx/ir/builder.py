@@ -82,7 +82,8 @@ class Builder:
     # symbols and questions
     def symbol(self, name: str, source: g.Source, lo: float = 0) -> Dim:
         self.symbols.setdefault(name, source)
-        return self.space.sym(name, lo)
+        made: Dim = self.space.sym(name, lo)
+        return made
 
     def ask(self, question: Any) -> Any:
         """The value of a Dim (or Real) in this variant; it becomes part of the variant's key.

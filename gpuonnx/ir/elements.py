@@ -6,6 +6,7 @@ evaluated element by element with the `dim` column of the scalar table, Views, A
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -42,21 +43,22 @@ def elements(owner: Builder, value: g.Value) -> np.ndarray | None:
             continue
         known[top] = _compute(owner, top, node)
         stack.pop()
-    return known[value]
+    found: np.ndarray | None = known[value]
+    return found
 
 
 def small(value: g.Value) -> bool:
     """Whether elements may be carried: a known, small shape and a type that Dims can stand for."""
     if value.shape is None or not d.known(*value.shape):
         return False
-    return (types.kind(value.dtype) in "iub" or value.dtype == "f32") and int(np.prod(value.shape, dtype=np.int64)) <= LIMIT
+    return (types.kind(value.dtype) in "iub" or value.dtype == "f32") and int(np.prod(np.array(value.shape, np.int64))) <= LIMIT
 
 
 def _compute(owner: Builder, value: g.Value, node: g.Node | None) -> np.ndarray | None:
     if value in owner.constants:
         return from_array(owner.constants[value]) if small(value) else None
     if value in owner.input_elements and small(value):
-        return owner.name_elements(value, tuple(int(s) for s in value.dims))
+        return owner.name_elements(value, tuple(s for s in value.dims if isinstance(s, int)))
     if node is None or not small(value):
         return None
     try:
@@ -89,7 +91,8 @@ def _input(owner: Builder, value: g.Value) -> np.ndarray:
         if value in owner.constants and value.dtype in ("i64", "i32", "bool", "f32") and owner.constants[value].size <= 4096:
             return from_array(owner.constants[value])
         raise NotCarried
-    return found
+    there: np.ndarray = found
+    return there
 
 
 def _view(owner: Builder, node: g.View) -> np.ndarray:
@@ -122,10 +125,13 @@ def _assemble(owner: Builder, node: g.Assemble) -> np.ndarray:
 
 
 def _reduce(owner: Builder, node: g.Reduce) -> np.ndarray:
-    if not d.known(*node.ranges) or int(np.prod([int(r) for r in node.ranges])) > LIMIT:
+    if not d.known(*node.ranges):
+        raise NotCarried
+    ranges = tuple(int(str(r)) for r in node.ranges)
+    if math.prod(ranges) > LIMIT:
         raise NotCarried
     sources = _Lazy(owner, node)
-    full = _filled(tuple(int(r) for r in node.ranges), lambda at: evaluate(node.expr, at, sources))
+    full = _filled(ranges, lambda at: evaluate(node.expr, at, sources))
     pair = {"sum": lambda a, b: a + b, "prod": lambda a, b: a * b, "max": d.dmax, "min": d.dmin,
             "any": lambda a, b: a + b - a * b, "all": lambda a, b: a * b}.get(node.fold)
     if pair is None or full.size == 0:

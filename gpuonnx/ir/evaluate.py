@@ -44,7 +44,7 @@ def evaluable(node: g.Node) -> bool:
 
 def cast(array: np.ndarray, dtype: str) -> np.ndarray:
     """To a stored or compute type: integers wrap, floats saturate at the ends of an integer type (NaN gives 0), float8 and
-    float4 saturate at their largest value, the rest rounds to nearest even."""
+    float4 saturate at their largest value (an infinity stays one in f8e5m2, which has it), the rest rounds to nearest even."""
     to = numpy_dtype(dtype)
     if array.dtype == to:
         return array
@@ -54,9 +54,10 @@ def cast(array: np.ndarray, dtype: str) -> np.ndarray:
         return _float_to_integer(array, to)
     if dtype.startswith(("f8e4", "f8e5", "f4")) and _is_float(array):
         import ml_dtypes
-        most = float(ml_dtypes.finfo(to).max)
+        most = float(ml_dtypes.finfo(to).max)  # type: ignore[no-untyped-call]
         wide = array.astype(np.float32)
-        return np.where(np.isnan(wide), wide, np.clip(wide, -most, most)).astype(to)
+        kept = np.isnan(wide) | np.isinf(wide) if dtype == "f8e5m2" else np.isnan(wide)
+        return np.where(kept, wide, np.clip(wide, -most, most)).astype(to)
     return array.astype(to)
 
 

@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 from gpuonnx.ir.types import INDEX, compute
 
-_interned: WeakValueDictionary[tuple, Expr] = WeakValueDictionary()
+_interned: WeakValueDictionary[tuple[Any, ...], Expr] = WeakValueDictionary()
 
 
 class Expr:
@@ -35,7 +35,7 @@ class Expr:
             found = _interned.setdefault(key, found)
         return found
 
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         return Expr, (self.op, self.args, self.dtype, self.value)
 
     def __repr__(self) -> str:
@@ -59,7 +59,7 @@ class Expr:
         return iter(postorder((self,)))
 
 
-def _identity(value: Hashable) -> tuple:
+def _identity(value: Hashable) -> tuple[Any, ...]:
     """0.0, -0.0, 0, False are equal in Python and differ here; a NaN equals itself."""
     if isinstance(value, float):
         return ("float", value.hex() if not math.isnan(value) else "nan")
@@ -100,7 +100,7 @@ def const(value: bool | int | float | complex | str, dtype: str = "f32") -> Expr
     return Expr("const", (), dtype, value)
 
 
-def dim(value) -> Expr:
+def dim(value: Any) -> Expr:
     """A Dim as an index expression."""
     return const(value, INDEX) if isinstance(value, int) else Expr("dim", (), INDEX, value)
 

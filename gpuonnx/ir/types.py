@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,8 @@ def numpy_dtype(name: str) -> np.dtype:
     if spelled in ("bool", "object") or hasattr(np, spelled):
         return np.dtype(spelled)
     import ml_dtypes
-    return np.dtype(getattr(ml_dtypes, spelled))
+    found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, spelled))
+    return found
 
 
 @cache

@@ -176,6 +176,4 @@ def _may_lie_inside(part: g.Value, whole: g.Assemble, maker: g.Node | None, layo
     here, there = layouts.physical[part], layouts.physical[whole.out]
     if here.has_halo or here.order != there.order or placement.side[maker] != placement.side[whole]:
         return False
-    if isinstance(maker, g.Copy):
-        return False
-    return True
+    return not isinstance(maker, g.Copy)

@@ -51,7 +51,8 @@ class Arenas:
 
 
 def aligned(size: Dim) -> Dim:
-    return floordiv(size + (ALIGNMENT - 1), ALIGNMENT) * ALIGNMENT
+    total: Dim = floordiv(size + (ALIGNMENT - 1), ALIGNMENT) * ALIGNMENT
+    return total
 
 
 def assign(buffers: list[Buffer], hint: Callable[[Dim], int]) -> Arenas:

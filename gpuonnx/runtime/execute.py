@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -88,8 +89,7 @@ class Variant:
         self._hot: Compiled | None = None
         self._owner = owner
         context = owner.context
-        self.bodies = [Executable(body, context, f"{path}/body {k}", lambda k=k: self.hot().program.procedures[k])
-                       for k, body in enumerate(compiled.program.procedures)]
+        self.bodies = [Executable(body, context, f"{path}/body {k}", partial(self._hot_body, k)) for k, body in enumerate(compiled.program.procedures)]
         self.rest = None if compiled.rest is None else Executable(compiled.rest, context, f"{path}/rest", self._hot_rest)
 
     @property
@@ -106,6 +106,10 @@ class Variant:
         if self._hot is None:
             self._hot = self._owner.context.compile(self._owner.hot(), self.compiled.arguments)
         return self._hot
+
+    def _hot_body(self, number: int) -> Procedure:
+        body: Procedure = self.hot().program.procedures[number]
+        return body
 
     def _hot_rest(self) -> Procedure:
         rest = self.hot().rest

@@ -63,6 +63,6 @@ def _kernels(variant: Variant) -> str:
         origins: dict[int, dict[str, Any]] = {}
         for step, kernel in enumerate(side.step_kernels):
             origins.setdefault(kernel, {}).update(dict.fromkeys(variant.loaded.program.nodes[side.step_nodes[step]].origins))
-        for number, kernel in enumerate(side.kernels):
-            lines.append(f"{name:6} {kernel.language:5} {kernel.name:24} {uses[number]:4} steps  {', '.join(origins.get(number, {}))[:100]}")
+        for number, made in enumerate(side.kernels):
+            lines.append(f"{name:6} {made.language:5} {made.name:24} {uses[number]:4} steps  {', '.join(origins.get(number, {}))[:100]}")
     return "\n".join(lines)

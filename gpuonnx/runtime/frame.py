@@ -9,6 +9,7 @@ import numpy as np
 from gpuonnx.devices.device import Accelerator
 from gpuonnx.errors import MemoryLimitError, ShapeError
 from gpuonnx.ir import types
+from gpuonnx.ir.sizes import SizeProgram
 from gpuonnx.kernels.contract import CTX_WORDS
 from gpuonnx.kernels.cpu.executor import Executor, encode_sizes, real_word, word_real
 from gpuonnx.planner.place import DEVICE, HOST
@@ -38,7 +39,7 @@ class LoadedProgram:
     def __init__(self, program: Program, executor: Executor, compile_host: Callable[[Any], list[Any]], accelerator: Accelerator | None,
                  memory_limit: int | None = None) -> None:
         self.program, self.executor, self.accelerator, self.memory_limit = program, executor, accelerator, memory_limit
-        self.ops, self.registers, self.symbol_registers = encode_sizes(_Slots(program.slots))
+        self.ops, self.registers, self.symbol_registers = encode_sizes(_sizes(program.slots))
         epoch_of = np.array([program.epochs[int(row[1])] for row in self.ops], np.int64)
         count = 1 + max(program.epochs, default=0)
         self.ops_of_epoch = [np.ascontiguousarray(self.ops[epoch_of == e]) for e in range(count)]
@@ -57,11 +58,10 @@ class LoadedProgram:
         return buffer
 
 
-class _Slots:
-    """What encode_sizes reads of a SizeProgram."""
-
-    def __init__(self, slots: list[tuple[str, Any]]) -> None:
-        self.slots = slots
+def _sizes(slots: list[tuple[str, Any]]) -> SizeProgram:
+    program = SizeProgram()
+    program.slots = slots
+    return program
 
 
 class Frame:
@@ -117,7 +117,7 @@ class Frame:
         self._fill()
 
     def _symbol(self, s: SymbolRef, given: Sequence[np.ndarray | None] | None) -> int:
-        array = given[s.input] if given is not None and s.input >= 0 else self.array(s.tensor)
+        array: Any = given[s.input] if given is not None and s.input >= 0 else self.array(s.tensor)
         if s.axis is not None:
             return int(array.shape[s.axis])
         item = array.ravel()[s.element] if array.ndim else array[()]
