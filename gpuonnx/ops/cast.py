@@ -14,7 +14,8 @@ TOWARDS = {"up": 1.4999998807907104, "down": 0.75, "nearest": 1.0}
 
 
 def converted(x: Tensor, dtype: str, saturate: int = 1, round_mode: str = "up") -> Tensor:
-    """Numbers round to nearest even and, into float8, saturate or become infinite or NaN; text is read and written."""
+    """Numbers round to nearest even and, into float8, saturate or become infinite or NaN; integers narrower than a byte wrap;
+    text is read and written."""
     if dtype == x.dtype:
         return x
     if "str" in (dtype, x.dtype):
@@ -23,6 +24,8 @@ def converted(x: Tensor, dtype: str, saturate: int = 1, round_mode: str = "up") 
         return to_exponent(x, saturate, round_mode)
     if dtype in LARGEST and x.kind == "f":
         return pointwise(lambda v: limited(v, dtype, saturate), x, dtype=dtype)
+    if BITS.get(dtype, 8) < 8 and x.kind == "f" and dtype[0] != "f":
+        return pointwise(lambda v: cast(cast(v, "i32"), dtype), x, dtype=dtype)
     return x.cast(dtype)
 
 
@@ -31,7 +34,8 @@ def limited(v: Expr, dtype: str, saturate: int) -> Expr:
     if saturate:
         return maximum(minimum(v, LARGEST[dtype]), -LARGEST[dtype])
     outside = (greater if dtype == "f8e4m3fn" else greater_equal)(absolute(v), OVERFLOW[dtype])
-    return select(outside, select(greater(v, 0), const(INFINITY, v.dtype), const(-INFINITY, v.dtype)) if dtype == "f8e5m2" else const(NAN, v.dtype), v)
+    infinite = select(greater(v, 0), const(INFINITY, v.dtype), const(-INFINITY, v.dtype))
+    return select(outside, infinite if dtype == "f8e5m2" else const(NAN, v.dtype), v)
 
 
 def to_exponent(x: Tensor, saturate: int, round_mode: str) -> Tensor:

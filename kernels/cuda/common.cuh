@@ -116,6 +116,7 @@ template <int E, int M, int B, int KIND> struct small_float {
     const unsigned nan = KIND == SMALL_UZ ? 0x80u : KIND == SMALL_IEEE ? sign | (((1u << E) - 1) << M) | (1u << (M - 1)) : sign | ((1u << (E + M)) - 1);
     const unsigned largest = KIND == SMALL_FN ? (1u << (E + M)) - 2 : KIND == SMALL_IEEE ? (((1u << E) - 1) << M) - 1 : (1u << (E + M)) - 1;
     if (a > 0x7f800000u) return (unsigned char)(KIND == SMALL_FINITE ? sign | largest : nan);
+    if (KIND == SMALL_IEEE && a == 0x7f800000u) return (unsigned char)(sign | (((1u << E) - 1) << M));
     unsigned code;
     if (a < (unsigned)(127 - B + 1) << 23) {
       float scaled = __uint_as_float(a) * __uint_as_float((unsigned)(127 + B + M - 1) << 23);
