@@ -39,7 +39,8 @@ class NeedsRun(Exception):
 
 @dataclass
 class Builder:
-    """The graph under construction, its symbols, and the questions asked so far."""
+    """The graph under construction, its symbols, and the questions asked so far; `held`: what sequences and optionals are
+    known to hold."""
 
     space: Space = field(default_factory=Space)
     binding: dict[str, int | float] = field(default_factory=dict)
@@ -51,6 +52,7 @@ class Builder:
     producers: dict[g.Value, g.Node] = field(default_factory=dict)
     known_elements: dict[g.Value, Any] = field(default_factory=dict)
     input_elements: dict[g.Value, np.ndarray] = field(default_factory=dict)
+    held: dict[g.Value, list[Tensor | None]] = field(default_factory=dict)
     origin: str = ""
 
     @contextmanager
