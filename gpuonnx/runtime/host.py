@@ -6,6 +6,7 @@ the list of its outputs.
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -50,6 +51,11 @@ def _integer(text: str) -> int:
         return int(text)
     except ValueError:
         return int(float(text))
+
+
+@host_function("random_key")
+def random_key(arrays: list[Any], attrs: dict[str, Any]) -> list[Any]:
+    return [np.array(secrets.randbits(63), np.int64)]
 
 
 @host_function("bit_cast")
