@@ -78,7 +78,7 @@ class Tensor:
         """A possibly negative axis, checked."""
         if not -self.rank <= axis < max(self.rank, 1):
             raise ShapeError(f"{self.builder.origin}: axis {axis} of a tensor of rank {self.rank}")
-        return axis % max(self.rank, 1)
+        return axis % max(len(self.value.dims), 1)
 
     def axes(self, axes: Sequence[int] | np.ndarray | int | None) -> tuple[int, ...]:
         """Sorted non-negative axes; None is all of them."""

@@ -133,7 +133,8 @@ class Builder:
         if isinstance(a, int) and isinstance(b, int):
             raise ShapeError(f"{self.origin}: sizes {a} and {b} do not broadcast")
         if not (self.answerable(a) and self.answerable(b)):
-            return d.bcast(a, b)
+            wider: Dim = d.bcast(a, b)
+            return wider
         if self.ask(d.eq(a, b)):
             return min(a, b, key=lambda x: (not d.known(x), len(str(x))))
         for one, other in ((a, b), (b, a)):

@@ -19,7 +19,8 @@ def converted(x: Tensor, dtype: str, saturate: int = 1, round_mode: str = "up") 
     if dtype == x.dtype:
         return x
     if "str" in (dtype, x.dtype):
-        return host("cast_text", x, out=Spec(dtype, x.shape), why="text is handled in Python", to=dtype)
+        made: Tensor = host("cast_text", x, out=Spec(dtype, x.shape), why="text is handled in Python", to=dtype)
+        return made
     if dtype == "f8e8m0":
         return to_exponent(x, saturate, round_mode)
     if dtype in LARGEST and x.kind == "f":
@@ -76,7 +77,8 @@ def bit_cast(x: Tensor, *, to: int) -> Tensor:
     dtype = BY_ONNX[to]
     if bits(dtype) != bits(x.dtype) or "str" in (dtype, x.dtype):
         raise ModelError(f"BitCast from {x.dtype} to {dtype}: the widths differ")
-    return host("bit_cast", x, out=Spec(dtype, x.shape), why="nothing is computed: the bytes get another name", to=dtype)
+    made: Tensor = host("bit_cast", x, out=Spec(dtype, x.shape), why="nothing is computed: the bytes get another name", to=dtype)
+    return made
 
 
 def bits(dtype: str) -> int:

@@ -71,7 +71,7 @@ def batch_normalization_1(x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, 
     """With spatial=0 every activation has statistics of its own: the axes after the batch are one."""
     if spatial:
         return batch_normalization_9(x, scale, bias, mean, variance, epsilon=epsilon, momentum=momentum, outputs=1 if is_test else outputs)
-    shape, vector = x.shape, [product(x.shape[1:])]
+    shape, vector = x.shape, product(x.shape[1:])
     flat = [t.reshape(vector) for t in (scale, bias, mean, variance)]
     y, *rest = batch_normalization_9(x.flatten(1), *flat, epsilon=epsilon, momentum=momentum, outputs=1 if is_test else outputs)
     return y.reshape(shape), *(t.reshape(shape[1:]) for t in rest)

@@ -71,9 +71,9 @@ def identity(x: Tensor) -> Tensor:
 def reshape(x: Tensor, shape: Dims, *, allowzero: int = 0) -> Tensor:
     """0 keeps the input's size (unless `allowzero`), one -1 takes what is left. A size read from data may turn out to be either."""
     wanted = [x.shape[i] if not allowzero and d.known(s) and s == 0 and i < x.rank else s for i, s in enumerate(shape)]
-    unsure = [not d.known(s) and s.lo < 0 for s in wanted]
+    unsure = [not isinstance(s, int) and s.lo < 0 for s in wanted]
     given = [d.select(d.eq(s, 0), x.shape[i], s) if unsure[i] and i < x.rank and not allowzero else s for i, s in enumerate(wanted)]
-    literal = [i for i, s in enumerate(wanted) if d.known(s) and s < 0]
+    literal = [i for i, s in enumerate(wanted) if isinstance(s, int) and s < 0]
     if len(literal) > 1 or any(wanted[i] != -1 for i in literal):
         raise ShapeError(f"{x.builder.origin}: {shape} is no shape")
     for i, s in enumerate(wanted):
@@ -81,7 +81,7 @@ def reshape(x: Tensor, shape: Dims, *, allowzero: int = 0) -> Tensor:
             others = product(given[:i] + given[i + 1:])
             rest = d.floordiv(product(x.shape), others) if not (d.known(others) and others == 0) else 0
             given[i] = rest if i in literal else d.select(d.lt(s, 0), rest, given[i])
-    return x.reshape(given)
+    return x.reshape(*given)
 
 
 @op("Reshape", since=1)
@@ -167,7 +167,8 @@ def clamped(bound: Dim, size: Dim, low: Dim, high: Dim) -> Dim:
     """A Slice bound: from the end if negative, then into [low, high]; beyond +-2**31 it means without end."""
     if isinstance(bound, int) and abs(bound) >= UNBOUNDED:
         return high if bound > 0 else low
-    return d.dmin(d.dmax(d.select(d.lt(bound, 0), bound + size, bound), low), high)
+    place: Dim = d.dmin(d.dmax(d.select(d.lt(bound, 0), bound + size, bound), low), high)
+    return place
 
 
 @op("Slice", since=10)
@@ -230,11 +231,18 @@ def range_size(start: Tensor, limit: Tensor, delta: Tensor) -> Dim:
     known = [owner.constants[t.value].reshape(-1)[0].item() for t in (start, limit, delta) if t.value in owner.constants]
     if len(known) == 3:
         first, end, by = known
-        return max(0, math.ceil((end - first) / by) if start.kind == "f" else -((first - end) // by))
+        return max(0, int(math.ceil((end - first) / by) if start.kind == "f" else -((first - end) // by)))
     a, b, step = (owner.read(t).reshape(-1)[0] for t in (start, limit, delta))
     if start.kind == "f":
-        return d.dmax(0, d.rounded("ceil", d.real_op("div", d.real_op("sub", d.real(b), d.real(a)), d.real(step))))
-    return d.dmax(0, -d.floordiv(a - b, step))
+        steps: Dim = d.rounded("ceil", d.real_op("div", d.real_op("sub", d.real(b), d.real(a)), d.real(step)))
+    else:
+        steps = -d.floordiv(a - b, step)
+    return at_least(steps, 0)
+
+
+def at_least(size: Dim, least: Dim) -> Dim:
+    bounded: Dim = d.dmax(least, size)
+    return bounded
 
 
 @op("EyeLike", since=9)
@@ -368,4 +376,5 @@ def center_crop_pad(x: Tensor, shape: Dims, *, axes: list[int] | None = None) ->
 
 def center_start(size: Dim, wanted: Dim) -> Dim:
     """Where the output begins in the input: negative when padding; an odd one more goes to the end."""
-    return d.select(d.lt(size, wanted), -d.floordiv(wanted - size, 2), d.floordiv(size - wanted, 2))
+    start: Dim = d.select(d.lt(size, wanted), -d.floordiv(wanted - size, 2), d.floordiv(size - wanted, 2))
+    return start

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from gpuonnx.errors import ModelError
 from gpuonnx.ir.build import Tensor, where
-from gpuonnx.ir.formula import greater, power, sqrt
+from gpuonnx.ir.formula import greater, less, power, sqrt
 from gpuonnx.ops.registry import op
 
 DOMAIN = "ai.onnx.preview.training"
@@ -56,7 +56,7 @@ def momentum(rate: Tensor, count: Tensor, *xs: Tensor, alpha: float, beta: float
         raise ModelError(f"the mode is standard or nesterov, here {mode!r}")
 
     def step(x: Tensor, g: Tensor, v: Tensor) -> tuple[Tensor, ...]:
-        r, first = rate.cast(x.dtype), greater(1, count).cast(x.dtype)
+        r, first = rate.cast(x.dtype), less(count, 1).cast(x.dtype)
         g = x * norm_coefficient + g
         v = v * alpha + (first * (1 - beta) + beta) * g
         return x - r * (g + v * alpha if mode == "nesterov" else v), v

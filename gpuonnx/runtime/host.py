@@ -173,6 +173,9 @@ def regex_full_match(arrays: list[Any], attrs: dict[str, Any]) -> list[Any]:
     return [np.array([pattern.fullmatch(s) is not None for s in x.ravel()], bool).reshape(x.shape)]
 
 
+CASES: dict[str, Callable[[str], str]] = {"NONE": str, "LOWER": str.lower, "UPPER": str.upper}
+
+
 @host_function("string_normalizer")
 def string_normalizer(arrays: list[Any], attrs: dict[str, Any]) -> list[Any]:
     x = texts(arrays[0])
@@ -180,8 +183,7 @@ def string_normalizer(arrays: list[Any], attrs: dict[str, Any]) -> list[Any]:
         raise ValueError(f"StringNormalizer takes [C] or [1, C], here {list(x.shape)}")
     stop = set(attrs["stopwords"]) if attrs["sensitive"] else {s.lower() for s in attrs["stopwords"]}
     left = [s for s in x.ravel() if (s if attrs["sensitive"] else s.lower()) not in stop]
-    change = {"NONE": str, "LOWER": str.lower, "UPPER": str.upper}[attrs["case"]]
-    out = texts(np.array([change(s) for s in left] or [""], object))
+    out = texts(np.array([CASES[attrs["case"]](s) for s in left] or [""], object))
     return [out.reshape(*x.shape[:-1], -1)]
 
 
