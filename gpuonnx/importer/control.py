@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gpuonnx.errors import ModelError
+from gpuonnx.errors import ModelError, ShapeError
 from gpuonnx.importer.procedure import Argument, InputInfo, Procedure, captured, input_info, type_name
 from gpuonnx.ir import graph as g
 from gpuonnx.ir.build import Builder, NeedsRun, Tensor, builder, constant, size_scalar
@@ -55,7 +55,7 @@ def result_types(procedure: Procedure, inputs: Sequence[Tensor]) -> list[tuple[s
             arguments.append(Argument(t.dtype, tuple(_sample(owner, s) for s in t.shape) if t.is_tensor else None))
     try:
         lowered = lower(procedure, arguments)
-    except (NeedsRun, ModelError):
+    except (NeedsRun, ModelError, ShapeError):
         return None
     if lowered.rest is not None:
         return None
@@ -103,6 +103,13 @@ def lower_if(frame: Frame, node: onnx.NodeProto, inputs: Sequence[Tensor | None]
     return [Tensor(v, owner) for v in outputs]
 
 
+def _trial_shape(shape: Sequence[Dim | None] | None, first: Tensor) -> tuple[Dim, ...] | None:
+    """A body input's shape for a trial lowering: the sizes that may change are those of the first iteration."""
+    if shape is None:
+        return None
+    return tuple(_sample(builder(), size) if s is None else s for s, size in zip(shape, first.shape, strict=True))
+
+
 def _merge(a: Sequence[tuple[str, Any]], b: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
     out: list[tuple[str, Any]] = []
     for (dtype, x), (other, y) in zip(a, b, strict=True):
@@ -131,7 +138,7 @@ def loop(frame: Frame, graph: onnx.GraphProto, trip: Tensor | None, condition: T
         infos = [*given, *(InputInfo(n, dtype, shape) for n, (dtype, shape) in zip(names, types, strict=True))]
         procedure, captures = body(frame, f"{owner.origin}/body", graph, infos)
         trial = [Tensor(v, owner) for v in (g.Value("i64", ()), g.Value("bool", ()))]
-        trial += [Tensor(g.Value(dtype, None if shape is None else tuple(3 if s is None else s for s in shape)), owner) for dtype, shape in types]
+        trial += [Tensor(g.Value(dtype, _trial_shape(shape, t)), owner) for (dtype, shape), t in zip(types, state, strict=True)]
         found = result_types(procedure, [*trial, *captures])
         results = found or declared(procedure)
         joined = _merge(types, results[1:1 + len(state)])
