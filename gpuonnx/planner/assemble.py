@@ -98,6 +98,9 @@ class Assembler:
                     self.binds[epoch] = (self.position, self.binds[epoch][1])
                     if value in self.places:
                         self.places[value].buffer.touch(self.position)
+        for value in self.graph.outputs:
+            if value in self.places:
+                self.places[value].buffer.touch(self.position + 1)
 
     def _epochs(self) -> None:
         """Symbols of inputs are epoch 0; each value that later symbols are read from opens an epoch."""

@@ -100,9 +100,9 @@ def narrow(b: Any, value: Any, name: str) -> Any:
         code = b.select(nan, w(f.largest + 1 | 1 << (f.mantissa - 1)), code)
     elif f.kind == "fn":
         code = b.select(nan, w((1 << f.bits) - 1), code)
-    elif f.kind == "finite":
-        code = b.select(nan, w(f.largest), code)
     out = b.or_(sign, code)
+    if f.kind == "finite":
+        out = b.select(nan, b.xor(sign, w(1 << f.bits)), out)
     if f.kind == "uz":
         out = b.select(nan, w(0x80), b.select(b.icmp_signed("==", code, w(0)), w(0), out))
     return b.trunc(out, ir.VectorType(I8, w.count))
