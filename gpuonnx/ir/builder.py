@@ -200,8 +200,17 @@ class Builder:
     def finish(self, inputs: Sequence[g.Value], outputs: Sequence[g.Value]) -> g.Graph:
         needed = {d_.value for d_ in self.symbols.values()} | set(outputs) | {v for n in self.nodes for v in n.inputs}
         constants = {v: a for v, a in self.constants.items() if v in needed}
-        kept = [r for r in self.requirements.values() if r.equal or d.interval(r.dim)[0] < 0]
-        return g.Graph(tuple(inputs), tuple(outputs), self.nodes, constants, self.symbols, kept)
+        return g.Graph(tuple(inputs), tuple(outputs), self.nodes, constants, self.symbols, self._kept_requirements())
+
+    def _kept_requirements(self) -> list[g.Requirement]:
+        """Those that do not follow from the others: of the ones about a single atom, the strictest."""
+        strictest: dict[d.Atom, tuple[int, g.Requirement]] = {}
+        for r in self.requirements.values():
+            bound = None if r.equal else d.least_atom(r.dim)
+            if bound is not None and (bound[0] not in strictest or strictest[bound[0]][0] < bound[1]):
+                strictest[bound[0]] = (bound[1], r)
+        chosen = {id(r) for _, r in strictest.values()}
+        return [r for r in self.requirements.values() if r.equal or id(r) in chosen or d.interval(r.dim)[0] < 0]
 
 
 def builder() -> Builder:

@@ -164,14 +164,22 @@ def _atom(space: Any, op: Any, args: Any, lo: Any, hi: Any) -> Any:
     return atom.lo if atom.lo == atom.hi else _poly(space, {(atom,): 1})
 
 
+def least_atom(d: Any) -> tuple[Atom, int] | None:
+    """The atom and the least value that `d >= 0` says of it, where it is about one atom alone."""
+    *constant, (m, c) = d.terms
+    if len(m) != 1 or c < 0 or any(n for n, _ in constant):
+        return None
+    return m[0], -(sum(k for _, k in constant) // c)
+
+
 def assume_not_negative(d: Any) -> Any:
     """A fact that the binder checks. One about a single symbol also raises that symbol's lower bound."""
     d.lo = max(d.lo, 0)
-    *constant, (m, c) = d.terms
-    if len(m) != 1 or c < 0 or any(n for n, _ in constant):
+    bound = least_atom(d)
+    if bound is None:
         return
-    least, atom = -(sum(k for _, k in constant) // c), m[0]  # atom >= least
-    alone = _poly(d.space, {m: 1})
+    atom, least = bound
+    alone = _poly(d.space, {(atom,): 1})
     atom.lo, alone.lo = max(atom.lo, least), max(alone.lo, least)
     if atom.op == "//" and known(atom.args[1]):  # x // n >= least
         inner = atom.args[0] - least * atom.args[1]
