@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpuonnx.codegen import cpu as nests
+from gpuonnx.codegen import depthwise
 from gpuonnx.codegen.cache import KernelCache
 from gpuonnx.devices.device import Wish, Wishes
 from gpuonnx.errors import UnsupportedOp
@@ -100,6 +101,8 @@ class Cpu:
         if not isinstance(node, Call):
             return nests.build(node, inputs, outputs)
         spec = spec_of(node, inputs, outputs, constants)
+        if node.kernel == "conv_depthwise":
+            return depthwise.build(spec)
         module = self._module(node.kernel)
         reason = module.supports(spec)
         if reason is not None:

@@ -257,14 +257,14 @@ def concat(tensors: Sequence[Tensor], axis: int) -> Tensor:
     return make(lambda out: g.Assemble(tuple(t.value for t in tensors), (out,), axis=axis, origins=owner.origins), first.like(*shape))
 
 
-def call(kernel: str, *inputs: Tensor | None, out: Spec | Sequence[Spec], **attrs: Any) -> Any:
+def call(name: str, /, *inputs: Tensor | None, out: Spec | Sequence[Spec], **attrs: Any) -> Any:
     """A named kernel; inputs that are None are left out and listed in attrs["absent"]. A list of Specs gives a tuple."""
     owner = builder()
     specs = [out] if isinstance(out, Spec) else list(out)
     outs = tuple(g.Value(s.dtype, s.shape) for s in specs)
     absent = tuple(i for i, t in enumerate(inputs) if t is None)
     values = tuple(t.value for t in inputs if t is not None)
-    owner.add(g.Call(values, outs, kernel=kernel, attrs=attrs | ({"absent": absent} if absent else {}), origins=owner.origins))
+    owner.add(g.Call(values, outs, kernel=name, attrs=attrs | ({"absent": absent} if absent else {}), origins=owner.origins))
     made = tuple(Tensor(o, owner) for o in outs)
     return made[0] if isinstance(out, Spec) else made
 
