@@ -11,7 +11,7 @@ from gpuonnx.errors import ModelError, ShapeError
 from gpuonnx.ir import dims as d
 from gpuonnx.ir.build import Dim, Expr, Tensor, concat, constant, dim, full, product, size_scalar, sizes, tensor_map
 from gpuonnx.ir.expr import cast, const, guard
-from gpuonnx.ir.formula import absolute, both, greater_equal, less, less_equal, maximum, minimum, select
+from gpuonnx.ir.formula import absolute, both, equal, greater_equal, less, less_equal, maximum, minimum, select
 from gpuonnx.ir.types import BY_ONNX, compute, of_numpy
 from gpuonnx.ops.registry import Const, Dims, op
 
@@ -205,7 +205,14 @@ def tile(x: Tensor, repeats: Dims) -> Tensor:
     if len(repeats) != x.rank:
         raise ShapeError(f"{x.builder.origin}: {len(repeats)} repeats for {x.rank} axes")
     shape = [s * r for s, r in zip(x.shape, repeats, strict=True)]
-    return tensor_map(shape, x.dtype, lambda *i: x.at(*(k if r == 1 else k % dim(s) for k, s, r in zip(i, x.shape, repeats, strict=True))))
+    if all(is_one(s) or is_one(r) for s, r in zip(x.shape, repeats, strict=True)):
+        return x.expand(shape)
+    return tensor_map(shape, x.dtype, lambda *i: x.at(*(k if is_one(r) else dim(0) if is_one(s) else k % dim(s)
+                                                       for k, s, r in zip(i, x.shape, repeats, strict=True))))
+
+
+def is_one(size: Dim) -> bool:
+    return isinstance(size, int) and size == 1
 
 
 @op("Tile", since=1)
@@ -249,11 +256,7 @@ def at_least(size: Dim, least: Dim) -> Dim:
 def eye_like(x: Tensor, *, dtype: int | None = None, k: int = 0) -> Tensor:
     kind = x.dtype if dtype is None else BY_ONNX[dtype]
     one, zero = const(1, compute(kind)), const(0, compute(kind))
-    return tensor_map(x.shape, kind, lambda row, column: select(column_is(row + k, column), one, zero))
-
-
-def column_is(a: Expr, b: Expr) -> Expr:
-    return both(less_equal(a, b), less_equal(b, a))
+    return tensor_map(x.shape, kind, lambda row, column: select(equal(row + k, column), one, zero))
 
 
 @op("Trilu", since=14)
