@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from gpuonnx.codegen import cpu as nests
-from gpuonnx.codegen import depthwise
+from gpuonnx.codegen import depthwise, integer
 from gpuonnx.codegen.cache import KernelCache
 from gpuonnx.devices.device import Wish, Wishes
 from gpuonnx.errors import UnsupportedOp
 from gpuonnx.ir.graph import Call, Node
 from gpuonnx.kernels.contract import Build, Epilogue, Kernel, Layout, Spec
 
+INTEGER = ("gemm_integer", "conv_integer")
 CONVOLUTIONS = ("conv", "conv_depthwise", "conv_winograd", "conv_integer")
 
 
@@ -61,6 +62,8 @@ class Cpu:
             return "strings and sequences live in Python"
         if not isinstance(node, Call):
             return nests.supports(node)
+        if node.kernel in INTEGER:
+            return None
         reason: str | None = self._module(node.kernel).supports(spec_of(node, *dense(node), {}))
         return reason
 
@@ -102,7 +105,9 @@ class Cpu:
             return nests.build(node, inputs, outputs)
         spec = spec_of(node, inputs, outputs, constants)
         if node.kernel == "conv_depthwise":
-            return depthwise.build(spec)
+            return renumbered(depthwise.build(spec), node)
+        if node.kernel in INTEGER:
+            return renumbered(integer.build(node.kernel, spec), node)
         module = self._module(node.kernel)
         reason = module.supports(spec)
         if reason is not None:
