@@ -1,0 +1,131 @@
+"""RNN, GRU, LSTM: the products with the input are one matrix product for all times; the rest is a kernel."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gpuonnx.errors import ModelError
+from gpuonnx.ir.build import Tensor, builder, call, concat
+from gpuonnx.ir.dims import Dim
+from gpuonnx.kernels.cpu.recurrent import CODES
+from gpuonnx.ops.matmul import matrix_product
+from gpuonnx.ops.registry import op
+
+Floats = Sequence[float] | None
+Names = Sequence[str] | None
+DEFAULTS = {"rnn": ("Tanh",), "gru": ("Sigmoid", "Tanh"), "lstm": ("Sigmoid", "Tanh", "Tanh")}
+GATES = {"rnn": 1, "gru": 3, "lstm": 4}
+CONSTANTS = {"Affine": (1.0, 0.0), "LeakyRelu": (0.01, 0.0), "ThresholdedRelu": (1.0, 0.0), "ScaledTanh": (1.0, 1.0), "HardSigmoid": (0.2, 0.5),
+             "Elu": (1.0, 0.0)}
+NEEDS = {"Affine": 2, "LeakyRelu": 1, "ThresholdedRelu": 1, "ScaledTanh": 2, "HardSigmoid": 2, "Elu": 1}
+
+
+def functions(cell: str, directions: int, names: Names, alpha: Floats, beta: Floats) -> tuple[tuple[int, float, float], ...]:
+    """(code, alpha, beta) of every function; given constants go to the functions that have some, in order."""
+    chosen = list(names or DEFAULTS[cell] * directions)
+    if len(chosen) != len(DEFAULTS[cell]) * directions:
+        raise ModelError(f"{builder().origin}: {len(chosen)} activations, {len(DEFAULTS[cell]) * directions} are needed")
+    alphas, betas, known = list(alpha or ()), list(beta or ()), {c.lower(): c for c in CODES}
+    out = []
+    for name in chosen:
+        if name.lower() not in known:
+            raise ModelError(f"{builder().origin}: activation {name!r} is none of {', '.join(CODES)}")
+        name = known[name.lower()]
+        a, b = CONSTANTS.get(name, (0.0, 0.0))
+        a = alphas.pop(0) if NEEDS.get(name, 0) >= 1 and alphas else a
+        b = betas.pop(0) if NEEDS.get(name, 0) >= 2 and betas else b
+        out.append((CODES.index(name), float(a), float(b)))
+    return tuple(out)
+
+
+def input_gates(x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+    """x[T, B, I] with w[D, G, I]: [T, B, D * G], all directions in one product."""
+    flat = w.reshape(w.shape[0] * w.shape[1], w.shape[2])
+    gates = matrix_product(x.reshape(x.shape[0] * x.shape[1], x.shape[2]), flat.transpose([1, 0]))
+    if bias is not None:
+        gates = gates + bias.reshape(w.shape[0] * w.shape[1])
+    return gates.reshape(x.shape[0], x.shape[1], w.shape[0] * w.shape[1])
+
+
+def part(b: Tensor, first: Dim, count: Dim) -> Tensor:
+    return b.slice(1, first, count)
+
+
+def recurrent(cell: str, x: Tensor, w: Tensor, r: Tensor, b: Tensor | None, lens: Tensor | None, h0: Tensor | None, c0: Tensor | None,
+              peepholes: Tensor | None, layout: int, direction: str, hidden: int | None, outputs: int, **attrs: Any) -> tuple[Tensor, ...]:
+    """Y, Y_h (and Y_c) in the layout asked for: 0 is time first, 1 batch first."""
+    stored = x.dtype
+    x, w, r, b, h0, c0, peepholes = (None if t is None else t.wide() for t in (x, w, r, b, h0, c0, peepholes))  # type: ignore[assignment]
+    if layout:
+        x = x.transpose([1, 0, 2])
+        h0, c0 = (None if t is None else t.transpose([1, 0, 2]) for t in (h0, c0))
+    gates, size = GATES[cell], r.shape[2]
+    extra = None
+    bias = None
+    if b is not None:
+        mine, theirs = part(b, 0, size * gates), part(b, size * gates, size * gates)
+        if cell == "gru" and attrs["linear_before_reset"]:
+            extra = part(theirs, 2 * size, size)
+            bias = concat([part(mine, 0, 2 * size) + part(theirs, 0, 2 * size), part(mine, 2 * size, size)], 1)
+        else:
+            bias = mine + theirs
+    projected = input_gates(x, w, bias)
+    length, batch, directions = x.shape[0], x.shape[1], r.shape[0]
+    specs = [x.like(length, directions, batch, size), x.like(directions, batch, size)] + ([x.like(directions, batch, size)] if cell == "lstm" else [])
+    results = call(cell, projected, r, h0, c0, peepholes, extra, None if lens is None else lens.cast("i32"), out=specs, direction=direction, **attrs)
+    y, *last = (t.cast(stored) for t in results)
+    if layout:
+        y, last = y.transpose([2, 0, 1, 3]), [t.transpose([1, 0, 2]) for t in last]
+    return (y, *last)[:max(outputs, 1)]
+
+
+def count_of(direction: str) -> int:
+    if direction not in ("forward", "reverse", "bidirectional"):
+        raise ModelError(f"{builder().origin}: direction {direction!r} is none of forward, reverse, bidirectional")
+    return 2 if direction == "bidirectional" else 1
+
+
+@op("RNN", since=1)
+def rnn(x: Tensor, w: Tensor, r: Tensor, b: Tensor | None = None, sequence_lens: Tensor | None = None, initial_h: Tensor | None = None, *,
+        activation_alpha: Floats = None, activation_beta: Floats = None, activations: Names = None, clip: float = 0.0,
+        direction: str = "forward", hidden_size: int | None = None, layout: int = 0, output_sequence: int = 0, outputs: int) -> tuple[Tensor, ...]:
+    chosen = functions("rnn", count_of(direction), activations, activation_alpha, activation_beta)
+    return recurrent("rnn", x, w, r, b, sequence_lens, initial_h, None, None, layout, direction, hidden_size, outputs, activations=chosen, clip=clip)
+
+
+@op("GRU", since=1)
+def gru(x: Tensor, w: Tensor, r: Tensor, b: Tensor | None = None, sequence_lens: Tensor | None = None, initial_h: Tensor | None = None, *,
+        activation_alpha: Floats = None, activation_beta: Floats = None, activations: Names = None, clip: float = 0.0,
+        direction: str = "forward", hidden_size: int | None = None, layout: int = 0, linear_before_reset: int = 0, output_sequence: int = 0,
+        outputs: int) -> tuple[Tensor, ...]:
+    chosen = functions("gru", count_of(direction), activations, activation_alpha, activation_beta)
+    return recurrent("gru", x, w, r, b, sequence_lens, initial_h, None, None, layout, direction, hidden_size, outputs, activations=chosen, clip=clip,
+                     linear_before_reset=linear_before_reset)
+
+
+@op("LSTM", since=1)
+def lstm(x: Tensor, w: Tensor, r: Tensor, b: Tensor | None = None, sequence_lens: Tensor | None = None, initial_h: Tensor | None = None,
+         initial_c: Tensor | None = None, p: Tensor | None = None, *, activation_alpha: Floats = None, activation_beta: Floats = None,
+         activations: Names = None, clip: float = 0.0, direction: str = "forward", hidden_size: int | None = None, input_forget: int = 0,
+         layout: int = 0, output_sequence: int = 0, outputs: int) -> tuple[Tensor, ...]:
+    chosen = functions("lstm", count_of(direction), activations, activation_alpha, activation_beta)
+    return recurrent("lstm", x, w, r, b, sequence_lens, initial_h, initial_c, p, layout, direction, hidden_size, outputs,
+                     activations=chosen, clip=clip, input_forget=input_forget)
+
+
+@op("DynamicQuantizeLSTM", since=1, domain="com.microsoft")
+def dynamic_quantize_lstm(x: Tensor, w: Tensor, r: Tensor, b: Tensor | None, sequence_lens: Tensor | None, initial_h: Tensor | None,
+                          initial_c: Tensor | None, p: Tensor | None, w_scale: Tensor, w_zero_point: Tensor, r_scale: Tensor,
+                          r_zero_point: Tensor, *, activation_alpha: Floats = None, activation_beta: Floats = None, activations: Names = None,
+                          clip: float = 0.0, direction: str = "forward", hidden_size: int | None = None, input_forget: int = 0,
+                          outputs: int) -> tuple[Tensor, ...]:
+    """Weights come as [D, I, 4H] and [D, H, 4H] in 8 bits with a scale a direction (or a gate's row); they are dequantised here."""
+    from gpuonnx.ops.quantize import dequantized
+
+    def restored(t: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+        def wide(s: Tensor) -> Tensor:
+            return s.unsqueeze([1]) if s.rank == 2 else s.unsqueeze([1, 2]) if s.rank == 1 else s
+        return dequantized(t, wide(scale), wide(zero), "f32").transpose([0, 2, 1])
+    return lstm(x, restored(w, w_scale, w_zero_point), restored(r, r_scale, r_zero_point), b, sequence_lens, initial_h, initial_c, p,  # type: ignore[no-any-return]
+                activation_alpha=activation_alpha, activation_beta=activation_beta, activations=activations, clip=clip, direction=direction,
+                hidden_size=hidden_size, input_forget=input_forget, outputs=outputs)
