@@ -32,10 +32,11 @@ def parameters(definition: Definition, keyword: bool) -> dict[str, inspect.Param
 
 
 def same(ours: Any, theirs: Any) -> bool:
+    """Equal; GRU 1 spells its default direction "foward"."""
     if isinstance(theirs, bytes):
-        theirs = theirs.decode()
+        theirs = theirs.decode().replace("foward", "forward")
     if isinstance(theirs, (list, tuple)):
-        return len(ours) == len(theirs) and all(same(a, b) for a, b in zip(ours, theirs, strict=True))
+        return ours is not None and len(ours) == len(theirs) and all(same(a, b) for a, b in zip(ours, theirs, strict=True))
     if isinstance(theirs, float):
         return isinstance(ours, (int, float)) and math.isclose(ours, theirs, rel_tol=1e-6)
     return bool(ours == theirs)

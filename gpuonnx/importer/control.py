@@ -2,7 +2,9 @@
 a procedure of its own that the runtime calls with what it captures."""
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gpuonnx.errors import ModelError, ShapeError
@@ -10,6 +12,7 @@ from gpuonnx.importer.procedure import Argument, InputInfo, Procedure, captured,
 from gpuonnx.ir import graph as g
 from gpuonnx.ir.build import Builder, NeedsRun, Tensor, builder, constant, size_scalar
 from gpuonnx.ir.dims import Dim
+from gpuonnx.ops.sequence import held, sequence, sequence_construct, sequence_length
 
 if TYPE_CHECKING:
     import onnx
@@ -180,9 +183,9 @@ def scan(frame: Frame, inputs: Sequence[Tensor | None], attributes: Mapping[str,
     out_axes = attributes.get("scan_output_axes") or [0] * outs
     out_reverse = attributes.get("scan_output_directions") or [0] * outs
     for k in range(outs):
-        t: Any = results[len(state) + k]
-        if t is not None and t.is_tensor and (out_axes[k] or out_reverse[k]):
-            results[len(state) + k] = _placed(t, out_axes[k], out_reverse[k])
+        made_here = results[len(state) + k]
+        if made_here is not None and made_here.is_tensor and (out_axes[k] or out_reverse[k]):
+            results[len(state) + k] = _placed(made_here, out_axes[k], out_reverse[k])
     return results
 
 
@@ -200,8 +203,6 @@ def _placed(t: Tensor, axis: int, reverse: int) -> Tensor:
 
 def _scan_body(frame: Frame, graph: onnx.GraphProto, state: int, scanned: Sequence[Tensor]) -> tuple[Any, Any]:
     """The Loop body of a Scan: Gather by iteration number before the Scan's own nodes; the condition passes through."""
-    from dataclasses import replace
-
     import onnx
     wrapped = onnx.GraphProto()
     wrapped.CopyFrom(graph)
@@ -219,8 +220,7 @@ def _scan_body(frame: Frame, graph: onnx.GraphProto, state: int, scanned: Sequen
     wrapped.output.add(name=condition + ".out")
     wrapped.output[0].type.tensor_type.elem_type = 9
     wrapped.output.extend(graph.output)
-    from collections import ChainMap
-    return wrapped, replace(frame, scope=ChainMap(scope, frame.scope))
+    return wrapped, _within(frame, scope)
 
 
 def scan_8(frame: Frame, inputs: Sequence[Tensor | None], attributes: Mapping[str, Any]) -> Results:
@@ -239,5 +239,54 @@ def scan_8(frame: Frame, inputs: Sequence[Tensor | None], attributes: Mapping[st
     return [concat([t.unsqueeze([0]) for t in column if t is not None], 0) for column in zip(*rows, strict=True)]
 
 
-LOWERINGS: dict[str, Callable[..., Results]] = {"If": lower_if, "Loop": lower_loop, "Scan": lower_scan}
+def lower_sequence_map(frame: Frame, node: onnx.NodeProto, inputs: Sequence[Tensor | None], attributes: Mapping[str, Any]) -> Results:
+    """The body once for each element: in place where the elements are known, else as a Loop over positions."""
+    from gpuonnx.importer.lower import inline
+    graph, present = attributes["body"], [t for t in inputs if t is not None]
+    if len(present) != len(graph.input) or not present or not present[0].dtype.startswith("seq("):
+        raise ModelError(f"the body takes {len(graph.input)} inputs, SequenceMap has {len(present)}, a sequence first")
+    lists = [held(t) if t.dtype.startswith("seq(") else None for t in present]
+    count = len(lists[0] or ())
+    if count and all(t.is_tensor or found is not None and len(found) == count for found, t in zip(lists, present, strict=True)):
+        rows = []
+        for k in range(count):
+            given = {i.name: t if found is None else found[k] for i, found, t in zip(graph.input, lists, present, strict=True)}
+            rows.append(inline(_within(frame, given), graph))
+        return [sequence_construct(*column) for column in zip(*rows, strict=True)]
+    wrapped, scope = _map_body(frame, graph, present)
+    state = [sequence("sequence_construct", dtype=f"seq({input_info(o).dtype})") for o in graph.output]
+    return loop(scope, wrapped, sequence_length(present[0]), None, state)
+
+
+def _within(frame: Frame, names: Mapping[str, Tensor]) -> Frame:
+    """The frame with more names in scope."""
+    return replace(frame, scope=ChainMap(dict(names), frame.scope))
+
+
+def _map_body(frame: Frame, graph: onnx.GraphProto, inputs: Sequence[Tensor]) -> tuple[Any, Any]:
+    """The Loop body of a SequenceMap: elements by the iteration number in, results appended to the carried sequences."""
+    import onnx
+    wrapped = onnx.GraphProto()
+    wrapped.initializer.extend(graph.initializer)
+    number, condition = "gpuonnx.map.number", "gpuonnx.map.condition"
+    for name in (number, condition, *(f"gpuonnx.map.made.{k}" for k in range(len(graph.output)))):
+        wrapped.input.add(name=name)
+    outer = {f"gpuonnx.map.input.{k}": t for k, t in enumerate(inputs)}
+    for (name, t), info in zip(outer.items(), graph.input, strict=True):
+        if t.is_tensor:
+            wrapped.node.append(onnx.helper.make_node("Identity", [name], [info.name]))
+        else:
+            wrapped.node.append(onnx.helper.make_node("SequenceAt", [name, number], [info.name]))
+    wrapped.node.extend(graph.node)
+    wrapped.node.append(onnx.helper.make_node("Identity", [condition], [condition + ".out"]))
+    wrapped.output.add(name=condition + ".out")
+    wrapped.output[0].type.tensor_type.elem_type = 9
+    for k, info in enumerate(graph.output):
+        wrapped.node.append(onnx.helper.make_node("SequenceInsert", [f"gpuonnx.map.made.{k}", info.name], [f"gpuonnx.map.out.{k}"]))
+        wrapped.output.add(name=f"gpuonnx.map.out.{k}")
+        wrapped.output[k + 1].type.sequence_type.elem_type.CopyFrom(info.type)
+    return wrapped, _within(frame, outer)
+
+
+LOWERINGS: dict[str, Callable[..., Results]] = {"If": lower_if, "Loop": lower_loop, "Scan": lower_scan, "SequenceMap": lower_sequence_map}
 __all__ = ["LOWERINGS", "body", "constant", "type_name"]

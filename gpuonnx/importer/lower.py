@@ -223,7 +223,7 @@ def schema_function(node: onnx.NodeProto, opset: int, inputs: Sequence[Tensor | 
 
 
 def type_proto(t: Tensor | None) -> onnx.TypeProto:
-    """What a function builder is told of an input: a tensor's type and known sizes, a sequence's element type."""
+    """What a function builder is told of an input: a tensor's type and known sizes."""
     import onnx
 
     from gpuonnx.ir.types import TYPES
@@ -234,8 +234,6 @@ def type_proto(t: Tensor | None) -> onnx.TypeProto:
             dim = kind.tensor_type.shape.dim.add()
             if isinstance(size, int):
                 dim.dim_value = size
-    elif t is not None and t.dtype.startswith("seq("):
-        kind.sequence_type.elem_type.tensor_type.elem_type = TYPES[t.dtype[4:-1]].onnx
     return kind
 
 
