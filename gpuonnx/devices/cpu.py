@@ -80,13 +80,6 @@ class Cpu:
         group, kernel = node.attrs["group"], tuple(node.attrs["kernel"])
         if group > 1 and weights[1] == 1 and isinstance(weights[0], int) and weights[0] % group == 0:
             return replace(node, kernel="conv_depthwise")
-        plain = group == 1 and kernel == (3, 3) and all(s == 1 for s in (*node.attrs["strides"], *node.attrs["dilations"]))
-        if plain and self.winograd != "off" and 1 in constants and node.out.dtype == "f32":
-            from gpuonnx.kernels.cpu.winograd import preferred_tile
-            tile = preferred_tile(int(weights[1]), int(weights[0]))  # type: ignore[arg-type]
-            tile = min(tile, 2) if self.winograd == "f2" else tile
-            if tile:
-                return replace(node, kernel="conv_winograd", attrs={**node.attrs, "tile": tile})
         return node
 
     def wishes(self, node: Node) -> Wishes:

@@ -29,6 +29,9 @@ class Trace:
     events: list[Event] = field(default_factory=list)
     current: str = ""
 
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.events)) or "nothing was rewritten"
+
     @property
     def stopped(self) -> bool:
         return self.limit is not None and len(self.events) >= self.limit
