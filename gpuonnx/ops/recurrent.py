@@ -23,6 +23,8 @@ NEEDS = {"Affine": 2, "LeakyRelu": 1, "ThresholdedRelu": 1, "ScaledTanh": 2, "Ha
 def functions(cell: str, directions: int, names: Names, alpha: Floats, beta: Floats) -> tuple[tuple[int, float, float], ...]:
     """(code, alpha, beta) of every function; given constants go to the functions that have some, in order."""
     chosen = list(names or DEFAULTS[cell] * directions)
+    if cell == "rnn" and chosen == ["Tanh", "Tanh"]:
+        chosen = chosen[:directions]
     if len(chosen) != len(DEFAULTS[cell]) * directions:
         raise ModelError(f"{builder().origin}: {len(chosen)} activations, {len(DEFAULTS[cell]) * directions} are needed")
     alphas, betas, known = list(alpha or ()), list(beta or ()), {c.lower(): c for c in CODES}
@@ -87,7 +89,7 @@ def count_of(direction: str) -> int:
 
 @op("RNN", since=1)
 def rnn(x: Tensor, w: Tensor, r: Tensor, b: Tensor | None = None, sequence_lens: Tensor | None = None, initial_h: Tensor | None = None, *,
-        activation_alpha: Floats = None, activation_beta: Floats = None, activations: Names = None, clip: float = 0.0,
+        activation_alpha: Floats = None, activation_beta: Floats = None, activations: Names = ("Tanh", "Tanh"), clip: float = 0.0,
         direction: str = "forward", hidden_size: int | None = None, layout: int = 0, output_sequence: int = 0, outputs: int) -> tuple[Tensor, ...]:
     chosen = functions("rnn", count_of(direction), activations, activation_alpha, activation_beta)
     return recurrent("rnn", x, w, r, b, sequence_lens, initial_h, None, None, layout, direction, hidden_size, outputs, activations=chosen, clip=clip)

@@ -37,7 +37,7 @@ class Axis:
             case "half_pixel": return (x + 0.5) / self.factor - 0.5
             case "tf_half_pixel_for_nn": return (x + 0.5) / self.factor
             case "pytorch_half_pixel": return select(greater(out, 1.0), (x + 0.5) / self.factor - 0.5, const(0.0, "f64"))
-            case "align_corners": return select(greater(out, 1.0), x * (size - 1.0) / maximum(out - 1.0, 1.0), const(0.0, "f64"))
+            case "align_corners": return select(greater(out, 1.0), x * (size - 1.0) / (size * self.factor - 1.0), const(0.0, "f64"))
             case "half_pixel_symmetric":
                 exact = size * self.factor
                 return size / 2.0 * (1.0 - out / exact) + (x + 0.5) / self.factor - 0.5
@@ -194,6 +194,8 @@ def resize(x: Tensor, roi: Const | None = None, scales: Dims | None = None, size
     old = [x.shape[a] for a in chosen]
     if sizes:
         wanted = list(sizes) if keep_aspect_ratio_policy == "stretch" else keeping_ratio(old, list(sizes), keep_aspect_ratio_policy)
+        if antialias:
+            old, wanted = [int(known(s)) for s in old], [int(known(w)) for w in wanted]
         made = [by_size(s, w, crop, r) for s, w, r in zip(old, wanted, regions, strict=True)]
     elif scales:
         made = [by_scale(s, known(f), crop, r) for s, f, r in zip(old, scales, regions, strict=True)]

@@ -2,8 +2,9 @@
 from __future__ import annotations
 
 from gpuonnx.errors import ShapeError
-from gpuonnx.ir.build import Spec, Tensor, builder, call
+from gpuonnx.ir.build import Spec, Tensor, builder, call, cast, concat, const, dim, positions, tensor_map
 from gpuonnx.ir.dims import Dim
+from gpuonnx.ir.formula import not_equal
 from gpuonnx.ir.types import compute
 from gpuonnx.ops.registry import Dims, op
 
@@ -41,3 +42,18 @@ def top_k_1(X: Tensor, *, axis: int = -1, k: int) -> tuple[Tensor, Tensor]:
     return top(X, k, axis, 1, 1)
 
 
+
+
+@op("NonZero", since=9)
+def non_zero(X: Tensor) -> Tensor:
+    """Coordinates of the elements that are not zero, one row an axis, in row-major order."""
+    x = X.reshape(1) if X.rank == 0 else X
+    count = _product(x.shape)
+    flags = x if x.dtype == "bool" else tensor_map(x.shape, "bool", lambda *i: not_equal(x.at(*i), const(0, compute(x.dtype))))
+    flat = positions(flags.reshape(count))
+    rows = [1] * x.rank
+    for a in range(x.rank - 2, -1, -1):
+        rows[a] = rows[a + 1] * x.shape[a + 1]
+    found = [tensor_map((1, flat.shape[0]), "i64", lambda _, n, a=a: cast(
+        cast(flat.at(n), "ix") // dim(rows[a]) % dim(x.shape[a]), "i64")) for a in range(x.rank)]
+    return concat(found, 0) if X.rank else tensor_map((0, flat.shape[0]), "i64", lambda *_: const(0, "i64"))

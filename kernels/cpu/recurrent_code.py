@@ -43,7 +43,7 @@ def activated(code: Any, x: Any, alpha: Any, beta: Any) -> Any:
 
 
 @cache
-def kernel(cell: str, dtype: str) -> Any:
+def kernel(cell: str, dtype: str) -> Any:  # noqa: C901
     """The kernel of `cell` (rnn, gru, lstm) for float32 or float64."""
     real, at, ints, unit = (float32 if dtype == "f32" else float64), pointer(dtype), pointer("i32"), 4 if dtype == "f32" else 8
 

@@ -10,7 +10,7 @@ from gpuonnx.kernels.cpu.pointers import pointer
 
 
 @cache
-def kernel(dtype: str, largest: bool) -> Any:
+def kernel(dtype: str, largest: bool) -> Any:  # noqa: C901
     at, ints = pointer(dtype), pointer("i64")
 
     @register_jitable  # type: ignore[untyped-decorator]
