@@ -18,9 +18,9 @@ from gpuonnx.errors import (
 )
 
 if TYPE_CHECKING:
+    from gpuonnx import backend as backend
     from gpuonnx.importer.load import Limits as Limits
     from gpuonnx.ops.registry import op as op
-    from gpuonnx.runtime import backend as backend
     from gpuonnx.session import Session as Session
     from gpuonnx.session import load as load
     from gpuonnx.session import run as run
@@ -33,7 +33,6 @@ _LAZY = {
     "Session": "gpuonnx.session",
     "Limits": "gpuonnx.importer.load",
     "op": "gpuonnx.ops.registry",
-    "backend": "gpuonnx.runtime",
 }
 
 __all__ = [
@@ -43,14 +42,14 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "backend":
+        return import_module("gpuonnx.backend")
     if name not in _LAZY:
         raise AttributeError(f"module 'gpuonnx' has no attribute {name!r}")
-    if name == "backend":
-        return import_module("gpuonnx.runtime.backend")
     value = getattr(import_module(_LAZY[name]), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *_LAZY, "backend"})

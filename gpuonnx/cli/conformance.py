@@ -1,0 +1,90 @@
+"""Run the official ONNX backend tests."""
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from gpuonnx.cli.options import positive
+
+if TYPE_CHECKING:
+    from gpuonnx.conformance.runner import Result
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--only", metavar="PATTERN", help="cases whose name the regular expression is found in")
+    parser.add_argument("--device", default="cpu", metavar="D", help="(default: cpu)")
+    parser.add_argument("-j", "--jobs", type=positive, default=1, metavar="N", help="processes side by side (default: 1)")
+    parser.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads of each process (default: 1)")
+    parser.add_argument("--timeout", type=float, default=120.0, metavar="S", help="seconds after which a case hangs (default: 120)")
+    parser.add_argument("--known", metavar="FILE", help="failures that are known, `id | reason` a line: others fail the run, so does one that passes")
+    parser.add_argument("--reasons", action="store_true", help="failures gathered by reason")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Exit code 1 where a case fails that is not known to, or passes that is known to fail."""
+    from gpuonnx.conformance import runner, suite
+    names = suite.chosen(args.only)
+    known = suite.known_failures(args.known) if args.known else {}
+    begin = time.perf_counter()
+    results = _watched(names, args)
+    seconds = time.perf_counter() - begin
+    unexpected = [r for r in results if r.status == "failed" and r.name not in known]
+    mended = [r.name for r in results if r.status == "passed" and r.name in known]
+    if args.json:
+        print(json.dumps({"device": args.device, "seconds": seconds, **runner.counts(results), "results": [asdict(r) for r in results],
+                          "unexpected": [r.name for r in unexpected], "mended": mended}))
+    else:
+        _print(results, known, mended, seconds, args.reasons)
+    return 1 if unexpected or mended else 0
+
+
+def _watched(names: Sequence[str], args: argparse.Namespace) -> list[Result]:
+    """Run with a progress bar on a terminal's standard error."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from gpuonnx.conformance import runner
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                  console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("0 failed", total=len(names))
+        failed = 0
+
+        def each(result: Result) -> None:
+            nonlocal failed
+            failed += result.status == "failed"
+            progress.update(task, advance=1, description=f"{failed} failed")
+        return runner.run(names, args.device, args.jobs, args.timeout, args.threads, each)
+
+
+def by_reason(results: Sequence[Result]) -> list[tuple[str, list[str]]]:
+    """Names of failed cases by reason, numbers and quoted names left out; the most frequent first."""
+    found: dict[str, list[str]] = {}
+    for result in results:
+        if result.status == "failed":
+            found.setdefault(re.sub(r"'[^']*'|\d+", "#", result.reason)[:110], []).append(result.name)
+    return sorted(found.items(), key=lambda item: -len(item[1]))
+
+
+def _print(results: Sequence[Result], known: dict[str, str], mended: Sequence[str], seconds: float, reasons: bool) -> None:
+    from gpuonnx.conformance import runner
+    if reasons:
+        first = {r.name: r.reason for r in results}
+        for _, names in by_reason(results):
+            print(f"{len(names):4} {first[names[0]][:240]}\n     {', '.join(names)}")
+    else:
+        for result in results:
+            if result.status == "failed":
+                print(f"{result.name} | {result.reason}" + (f" (known: {known[result.name]})" if result.name in known else ""))
+    for name in mended:
+        print(f"{name} passes and must leave the list of known failures")
+    counted = runner.counts(results)
+    partly = sum(1 for r in results if r.status == "passed" and r.interpreted)
+    print(f"{counted['passed']} passed ({partly} with nodes that NumPy ran), {counted['failed']} failed, {counted['skipped']} skipped "
+          f"of {len(results)} in {seconds:.0f} s")

@@ -1,0 +1,56 @@
+"""A process that runs the cases named on its input and answers with a line of JSON each. `python -m gpuonnx.conformance.worker DEVICE THREADS`."""
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from gpuonnx.conformance.suite import cases, run_case, why_skipped
+from gpuonnx.planner.program import Interpret
+
+
+def answer(name: str, device: str, threads: int) -> dict[str, Any]:
+    """Status, reason and seconds of one case; `interpreted` counts nodes that NumPy ran for want of a kernel."""
+    skipped = why_skipped(name)
+    if skipped is not None:
+        return {"name": name, "status": "skipped", "reason": skipped, "seconds": 0.0, "interpreted": 0}
+    begin = time.perf_counter()
+    status, reason, interpreted = "passed", "", 0
+    try:
+        session = run_case(name, device, threads).session
+        interpreted = sum(isinstance(segment, Interpret) for program in programs(session._main) for segment in program.segments)
+    except AssertionError as error:
+        status, reason = "failed", "differs: " + " ".join(str(error).split())
+    except Exception as error:
+        status, reason = "failed", f"{type(error).__name__}: " + " ".join(str(error).split())
+    return {"name": name, "status": status, "reason": reason[:500], "seconds": time.perf_counter() - begin, "interpreted": interpreted}
+
+
+def programs(executable: Any) -> Iterator[Any]:
+    """The programs of an executable, its bodies and what runs after it."""
+    for variant in executable.variants:
+        yield variant.loaded.program
+        for inner in [*variant.bodies, *([variant.rest] if variant.rest is not None else [])]:
+            yield from programs(inner)
+
+
+def main() -> None:
+    """What cases print must not get between the answers, so standard output is kept for these alone."""
+    device, threads = sys.argv[1], int(sys.argv[2])
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    faulthandler.enable()
+    warnings.simplefilter("ignore")
+    cases()
+    answers.write(json.dumps({"ready": True}) + "\n")
+    for line in sys.stdin:
+        answers.write(json.dumps(answer(line.strip(), device, threads)) + "\n")
+
+
+if __name__ == "__main__":
+    main()
