@@ -8,7 +8,7 @@ import time
 import numpy as np
 
 from gpuonnx import demo
-from gpuonnx.cli.options import Opened, add_session_options, open_session, positive
+from gpuonnx.cli.options import Opened, add_session_options, console_of, open_session, positive
 from gpuonnx.cli.run import report, timing
 
 SHADES = " .:-=+*#%@"
@@ -40,8 +40,7 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _print(samples: demo.Samples, probabilities: np.ndarray, opened: Opened, seconds: list[float]) -> None:
-    from rich.console import Console
-    console = Console(highlight=False)
+    console = console_of()
     answers = probabilities.argmax(1)
     for half in (slice(0, 5), slice(5, 10)):
         rows = ["  ".join(picture[y] for picture in map(drawn, samples.images[half, 0])) for y in range(8)]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from gpuonnx.cli.feeds import shown
+from gpuonnx.cli.options import console_of
 
 if TYPE_CHECKING:
     from gpuonnx.importer.load import LoadedModel
@@ -70,9 +71,8 @@ def _unsupported(model: LoadedModel) -> str:
 
 
 def _print(path: str, found: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
-    console = Console(highlight=False)
+    console = console_of()
     opsets = ", ".join(f"{domain} {version}" for domain, version in found["opsets"].items())
     console.print(f"{path}: {found['bytes']:,} bytes, {found['nodes']} nodes, {found['weights']} weights with "
                   f"{found['parameters']:,} elements", markup=False)

@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from gpuonnx.cli.options import console_of
+
 
 @dataclass(frozen=True)
 class Row:
@@ -67,12 +69,11 @@ def _cells(row: Row) -> list[str]:
 
 
 def _print(found: list[Row]) -> None:
-    from rich.console import Console
     from rich.table import Table
     table = Table("domain", "operator", "opsets", "defined from", "how")
     for row in found:
         table.add_row(*_cells(row))
-    console = Console(highlight=False)
+    console = console_of()
     console.print(table)
     missing = sum(row.how == "missing" for row in found)
     console.print(f"{len(found)} operators, {missing} of them cannot be run")

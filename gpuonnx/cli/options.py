@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,11 @@ from typing import TYPE_CHECKING, Any
 from gpuonnx.errors import InputError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from gpuonnx.session import Session
+
+PIPE_COLUMNS = 160
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,12 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of --random (default: 0)")
     parser.add_argument("--shape", action="append", default=[], metavar="NAME=1,3,224,224",
                         help="shape of a random input; free sizes that are not given are 1 (repeatable)")
+
+
+def console_of() -> Console:
+    """Standard output; wide where it is no terminal."""
+    from rich.console import Console
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
 
 
 def positive(text: str) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpuonnx.cli.feeds import feeds, shown
-from gpuonnx.cli.options import Opened, add_input_options, add_session_options, open_session, positive
+from gpuonnx.cli.options import Opened, add_input_options, add_session_options, console_of, open_session, positive
 from gpuonnx.errors import InputError
 
 SHOWN_VALUES = 8
@@ -93,7 +93,6 @@ def report(model: str, opened: Opened, values: dict[str, Any], outputs: dict[str
 
 
 def _print(args: argparse.Namespace, opened: Opened, values: dict[str, Any], outputs: dict[str, Any], seconds: list[float]) -> None:
-    from rich.console import Console
     from rich.table import Table
     table = Table("", "name", "type", "shape", "min", "max", "mean", "first values")
     for side, these in (("in", values), ("out", outputs)):
@@ -102,11 +101,11 @@ def _print(args: argparse.Namespace, opened: Opened, values: dict[str, Any], out
             numbers = [_short(about[key]) if key in about else "" for key in ("min", "max", "mean")]
             table.add_row(side, name, about["type"], shown(tuple(about["shape"])) if "shape" in about else str(about.get("length", "")), *numbers,
                           " ".join(_short(item) for item in about.get("first", [])[:4]))
-    console = Console()
+    console = console_of()
     console.print(table)
-    console.print(timing(opened, seconds), highlight=False)
+    console.print(timing(opened, seconds))
     if args.output:
-        console.print(f"written to {args.output}", highlight=False)
+        console.print(f"written to {args.output}")
 
 
 def _short(x: Any) -> str:
