@@ -1,0 +1,24 @@
+"""Tests keep compiled kernels in a directory of their own, unless GPUONNX_CACHE_DIR names one."""
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+
+import pytest
+
+from gpuonnx.config import CACHE_VARIABLE
+
+_made = ""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    global _made
+    if not os.environ.get(CACHE_VARIABLE):
+        _made = os.environ[CACHE_VARIABLE] = tempfile.mkdtemp(prefix="gpuonnx-tests-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _made and os.environ.get(CACHE_VARIABLE) == _made:
+        del os.environ[CACHE_VARIABLE]
+        shutil.rmtree(_made, ignore_errors=True)
