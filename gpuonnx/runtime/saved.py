@@ -163,6 +163,7 @@ def loads(blob: Any) -> Any:
     try:
         length, start = LENGTHS.unpack_from(blob, 0)
         data = aligned(np.frombuffer(blob, np.uint8)[start:])
+        data.flags.writeable = False
         return Unpickler(io.BytesIO(bytes(blob[LENGTHS.size:LENGTHS.size + length])), data).load()
     except (struct.error, pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, TypeError) as error:
         raise ValueError(f"the blob cannot be read: {error}") from error
