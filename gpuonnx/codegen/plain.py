@@ -15,6 +15,7 @@ from gpuonnx.ir.scalar import FOLDS
 from gpuonnx.kernels.contract import CTX_CODE, CTX_LIMIT, CTX_VALUE, ERROR_INDEX, Arg, Build, Kernel, Layout, Ref, Step
 
 TASK_WORK = 1 << 15
+PLAIN_SUM = 512
 
 
 def supports(node: g.Node) -> str | None:
@@ -92,10 +93,11 @@ class Form:
     accesses: tuple[tuple[Expr, Access], ...]
     stores: dict[tuple[int, int], Access]
     words: dict[str, int] = field(default_factory=dict)
+    compensated: bool = False
 
     def key(self) -> tuple[Any, ...]:
         stages = tuple(tuple(("fold", a.op, a.expr) if isinstance(a, g.Fold) else ("store", a.output, a.expr) for a in stage) for stage in self.stages)
-        return (self.sizes, self.over, self.lane, stages, self.accesses, tuple(sorted(self.stores.items())), tuple(sorted(self.words.items())))
+        return (self.sizes, self.over, self.lane, stages, self.accesses, tuple(sorted(self.stores.items())), tuple(sorted(self.words.items())), self.compensated)
 
 
 class Words:
@@ -148,6 +150,8 @@ def build(node: g.Node, inputs: tuple[Layout, ...], outputs: tuple[Layout, ...])
     over = tuple(sorted(nest.over))
     lane = _lane(rank, over, [*renamed.values(), *stores.values()])
     form = Form(tuple(words.of(s) for s in nest.ranges), over, lane, stages, tuple(renamed.items()), stores)
+    extent = _product([nest.ranges[a] for a in over])
+    form.compensated = not isinstance(extent, int) or extent > PLAIN_SUM
     kept = [nest.ranges[a] for a in range(rank) if a not in nest.over and a != lane]
     inner = [nest.ranges[a] for a in over]
     rows, extent, each = _product(kept), nest.ranges[lane] if lane >= 0 and lane not in over else 1, dmax(_product(inner), 1)
@@ -493,6 +497,9 @@ class Renderer:
             if action.op.startswith("arg"):
                 place = b.variable(b.vector(self.i64))
                 b.store(b.const(-1, "ix"), place)
+            elif self.form.compensated and action.op == "sum" and types.kind(kind) == "f":
+                place = b.variable(b.vector(b.element(kind)))
+                b.store(b.const(0, kind), place)
             accumulators.append((accumulator, place))
 
         def body() -> None:
@@ -502,7 +509,7 @@ class Renderer:
         for (p, action), (accumulator, place) in zip(folds, accumulators, strict=True):
             kind = action.expr.dtype
             value = b.load(accumulator, typ=b.vector(b.element(kind)))
-            if place is not None:
+            if action.op.startswith("arg"):
                 where = b.load(place, typ=b.vector(self.i64))
                 self.results[stage, p] = self._across_arg(action.op, kind, value, where) if folded_lanes else where
             else:
@@ -513,6 +520,9 @@ class Renderer:
         b, kind = self.b, action.expr.dtype
         value = self.value(action.expr)
         old = b.load(accumulator, typ=b.vector(b.element(kind)))
+        if action.op == "sum" and place is not None:
+            self._compensated(value, old, accumulator, place)
+            return
         if place is None:
             new = EMITTERS[FOLDS[action.op].combine](b, kind, old, value)
             b.store(new if self.mask is None else b.select(self.mask, new, old), accumulator)
@@ -524,6 +534,19 @@ class Renderer:
         better = better if self.mask is None else b.and_(better, self.mask)
         b.store(b.select(better, value, old), accumulator)
         b.store(b.select(better, here, where), place)
+
+    def _compensated(self, value: Any, old: Any, accumulator: Any, lost: Any) -> None:
+        """Kahan's summation; what an infinite sum loses is nothing."""
+        b = self.b
+        missing = b.load(lost, typ=old.type)
+        term = b.fsub(value, missing)
+        new = b.fadd(old, term)
+        rest = b.fsub(b.fsub(new, old), term)
+        rest = b.select(b.fcmp_ordered("ord", rest, rest), rest, b.const(0, "f64" if "double" in str(old.type) else "f32"))
+        if self.mask is not None:
+            new, rest = b.select(self.mask, new, old), b.select(self.mask, rest, missing)
+        b.store(new, accumulator)
+        b.store(rest, lost)
 
     def _better(self, op: str, kind: str, value: Any, old: Any, where: Any) -> Any:
         from gpuonnx.kernels.cpu.scalars import EMITTERS

@@ -121,13 +121,16 @@ def dynamic_quantize_lstm(x: Tensor, w: Tensor, r: Tensor, b: Tensor | None, seq
                           r_zero_point: Tensor, *, activation_alpha: Floats = None, activation_beta: Floats = None, activations: Names = None,
                           clip: float = 0.0, direction: str = "forward", hidden_size: int | None = None, input_forget: int = 0,
                           outputs: int) -> tuple[Tensor, ...]:
-    """Weights come as [D, I, 4H] and [D, H, 4H] in 8 bits with a scale a direction (or a gate's row); they are dequantised here."""
-    from gpuonnx.ops.quantize import dequantized
+    """Weights come as [D, I, 4H] and [D, H, 4H] in 8 bits with a scale a direction (or a gate's row); they are dequantised here.
+    The input and, in every step, the state go through 8 bits."""
+    from gpuonnx.ops.quantize import dequantized, dynamic_range, quantized
 
     def restored(t: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
         def wide(s: Tensor) -> Tensor:
             return s.unsqueeze([1]) if s.rank == 2 else s.unsqueeze([1, 2]) if s.rank == 1 else s
         return dequantized(t, wide(scale), wide(zero), "f32").transpose([0, 2, 1])
-    return lstm(x, restored(w, w_scale, w_zero_point), restored(r, r_scale, r_zero_point), b, sequence_lens, initial_h, initial_c, p,  # type: ignore[no-any-return]
-                activation_alpha=activation_alpha, activation_beta=activation_beta, activations=activations, clip=clip, direction=direction,
-                hidden_size=hidden_size, input_forget=input_forget, outputs=outputs)
+    scale, zero = dynamic_range(x)
+    x = dequantized(quantized(x, scale, zero, "u8"), scale, zero, "f32")
+    chosen = functions("lstm", count_of(direction), activations, activation_alpha, activation_beta)
+    return recurrent("lstm", x, restored(w, w_scale, w_zero_point), restored(r, r_scale, r_zero_point), b, sequence_lens, initial_h, initial_c, p, 0,
+                     direction, hidden_size, outputs, activations=chosen, clip=clip, input_forget=input_forget, quantized_state=1)

@@ -82,7 +82,8 @@ def real_inverse(real: Tensor, imaginary: Tensor | None, length: Dim) -> Tensor:
     def whole(t: Tensor, sign: float) -> Tensor:
         def element(*i: Expr) -> Expr:
             first = less(i[-1], dim(half))
-            return select(first, t.at(*i[:-1], select(first, i[-1], dim(length) - i[-1])), t.at(*i[:-1], select(first, i[-1], dim(length) - i[-1])) * sign)
+            value = t.at(*i[:-1], select(first, i[-1], dim(length) - i[-1]))
+            return select(first, value, value * sign)
         return tensor_map(shape, t.dtype, element)
     y = transform(whole(real, 1.0), None if imaginary is None else whole(imaginary, -1.0), length, True)
     return y.slice(-1, 0, 1)

@@ -3,7 +3,8 @@ h0 [D, B, H], c0 [D, B, H], peepholes [D, 3H], the recurrent bias of the h gate 
 outputs y [T, D, B, H], y_h [D, B, H] and for lstm y_c [D, B, H].
 
 attrs: direction (forward reverse bidirectional), activations as (code, alpha, beta) for each direction's functions, clip (0: none),
-linear_before_reset, input_forget.
+linear_before_reset, input_forget, quantized_state (the state goes through 8 bits before each product, all batch entries with one
+scale).
 """
 from __future__ import annotations
 
@@ -45,7 +46,9 @@ def build_cell(cell: str, call: Spec) -> Build:
         work.append(directions * gates * hidden * hidden * unit)
         turned, packed = Ref("work", 0), ()
         steps.append(Step(transposition(dtype), (Ref("in", 1), turned, gates * hidden, hidden, *r.strides), directions))
-    room = (hidden * (2 + gates)) * unit
+    quantized = int(bool(call.attrs.get("quantized_state", 0)))
+    group: Dim = batch if quantized else 1
+    room = hidden * (group * 3 + gates) * unit
     numbers = activations(call, directions)
     outs = [*call.outputs, *[None] * 3][:3]
     args: list[Arg] = [
@@ -53,13 +56,14 @@ def build_cell(cell: str, call: Spec) -> Build:
         *(Ref("out", k) if o is not None else 0 for k, o in enumerate(outs)), Ref("work", len(work)),
         length, batch, hidden, directions,
         *x.strides, *_strides(h0, 3), *_strides(c0, 3), *_strides(lens, 1), *_strides(outs[0], 4), *_strides(outs[1], 3), *_strides(outs[2], 3)]
-    args += [0] * (40 - len(args))
+    args += [group, quantized, 0, 0, 0]
     args += [DIRECTIONS.index(call.attrs["direction"]), _strides(extra, 2)[0], _strides(peepholes, 2)[0], room,
              call.attrs.get("linear_before_reset", 0), call.attrs.get("input_forget", 0), Ref("packed", len(packed)),
              *(int(code) for code, _, _ in call.attrs["activations"])]
-    work.append(room * directions * batch)
+    tasks = directions if quantized else directions * batch
+    work.append(room * tasks)
     kernel = Kernel(cell, (dtype,), "numba", lambda symbol: import_module("gpuonnx.kernels.cpu.recurrent_code").kernel(cell, dtype))
-    steps.append(Step(kernel, tuple(args), directions * batch))
+    steps.append(Step(kernel, tuple(args), tasks))
     return Build(tuple(steps), tuple(work), (*packed, Packed((), lambda: numbers)))
 
 

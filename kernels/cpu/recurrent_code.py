@@ -65,15 +65,15 @@ def kernel(cell: str, dtype: str) -> Any:  # noqa: C901
         return real(activated(words[47 + number], x, at(words[46])[2 * number], at(words[46])[2 * number + 1]))
 
     @register_jitable  # type: ignore[untyped-decorator]
-    def rnn(words: Any, h: Any, c: Any, gates: Any, r: Any, p: Any, extra: Any, hidden: Any, limit: Any, first: Any) -> None:
-        product(gates, 0, hidden, h, hidden, r, hidden)
+    def rnn(words: Any, h: Any, q: Any, c: Any, gates: Any, r: Any, p: Any, extra: Any, hidden: Any, limit: Any, first: Any) -> None:
+        product(gates, 0, hidden, q, hidden, r, hidden)
         for j in range(hidden):
             h[j] = function(words, first, clipped(gates[j], limit))
 
     @register_jitable  # type: ignore[untyped-decorator]
-    def gru(words: Any, h: Any, c: Any, gates: Any, r: Any, p: Any, extra: Any, hidden: Any, limit: Any, first: Any) -> None:
+    def gru(words: Any, h: Any, q: Any, c: Any, gates: Any, r: Any, p: Any, extra: Any, hidden: Any, limit: Any, first: Any) -> None:
         """gates: z, r, h. With linear_before_reset (words[44]) the bias `extra` of h belongs to the recurrent product."""
-        product(gates, 0, 2 * hidden, h, hidden, r, 3 * hidden)
+        product(gates, 0, 2 * hidden, q, hidden, r, 3 * hidden)
         for j in range(2 * hidden):
             gates[j] = function(words, first, clipped(gates[j], limit))
         if words[44] != 0:
@@ -96,9 +96,9 @@ def kernel(cell: str, dtype: str) -> Any:  # noqa: C901
             h[j] = (1 - z) * new + z * h[j]
 
     @register_jitable  # type: ignore[untyped-decorator]
-    def lstm(words: Any, h: Any, c: Any, gates: Any, r: Any, p: Any, extra: Any, hidden: Any, limit: Any, first: Any) -> None:
+    def lstm(words: Any, h: Any, q: Any, c: Any, gates: Any, r: Any, p: Any, extra: Any, hidden: Any, limit: Any, first: Any) -> None:
         """gates: i, o, f, c; peepholes p: i, o, f (words[4]: whether there are any)."""
-        product(gates, 0, 4 * hidden, h, hidden, r, 4 * hidden)
+        product(gates, 0, 4 * hidden, q, hidden, r, 4 * hidden)
         if words[4] != 0:
             for j in range(hidden):
                 gates[j] += p[j] * c[j]
@@ -118,42 +118,65 @@ def kernel(cell: str, dtype: str) -> Any:  # noqa: C901
     step = {"rnn": rnn, "gru": gru, "lstm": lstm}[cell]
     count, functions, states = {"rnn": 1, "gru": 3, "lstm": 4}[cell], {"rnn": 1, "gru": 2, "lstm": 3}[cell], cell == "lstm"
 
-    def run(context: Any, words: Any, task: Any) -> None:
+    @register_jitable  # type: ignore[untyped-decorator]
+    def quantized(h: Any, q: Any, count: Any) -> None:
+        """q = h through 8 bits, scale and zero point from its range (as DynamicQuantizeLinear)."""
+        low, high = real(0), real(0)
+        for k in range(count):
+            low, high = min(low, h[k]), max(high, h[k])
+        scale = (high - low) / real(255) if high > low else real(1)
+        zero = real(min(max(round(-low / scale), 0), 255))
+        for k in range(count):
+            q[k] = (min(max(real(round(h[k] / scale)) + zero, real(0)), real(255)) - zero) * scale
+
+    def run(context: Any, words: Any, task: Any) -> None:  # noqa: C901
         xw, h0, c0, lens, y, yh, yc = at(words[0]), at(words[2]), at(words[3]), ints(words[6]), at(words[7]), at(words[8]), at(words[9])
-        length, batch, hidden, directions = words[11], words[12], words[13], words[14]
-        direction, b = task // batch, task % batch
+        length, batch, hidden, directions, group = words[11], words[12], words[13], words[14], words[35]
+        parts = (batch + group - 1) // group
+        direction, first = task // parts, task % parts * group
+        entries = min(group, batch - first)
         room = words[10] + task * words[43]
-        h, c, gates = at(room), at(room + hidden * unit), at(room + 2 * hidden * unit)
+        h, q, gates = at(room), at(room + group * hidden * unit), at(room + 3 * group * hidden * unit)
+        c = at(room + 2 * group * hidden * unit)
         r = at(words[1] + direction * hidden * count * hidden * unit)
         p, extra = at(words[4] + direction * words[42] * unit), at(words[5] + direction * words[41] * unit)
-        for j in range(hidden):
-            h[j] = h0[direction * words[18] + b * words[19] + j * words[20]] if words[2] != 0 else real(0)
-            c[j] = c0[direction * words[21] + b * words[22] + j * words[23]] if words[3] != 0 else real(0)
+        for e in range(entries):
+            b = first + e
+            for j in range(hidden):
+                h[e * hidden + j] = h0[direction * words[18] + b * words[19] + j * words[20]] if words[2] != 0 else real(0)
+                c[e * hidden + j] = c0[direction * words[21] + b * words[22] + j * words[23]] if words[3] != 0 else real(0)
         limit = at(words[46])[2 * directions * functions]
-        steps = length
-        if words[6] != 0:
-            steps = min(max(lens[b * words[24]], 0), length)
         backwards = words[40] == 1 or (words[40] == 2 and direction == 1)
-        for number in range(steps):
-            t = steps - 1 - number if backwards else number
-            base = t * words[15] + b * words[16] + direction * count * hidden * words[17]
-            for j in range(count * hidden):
-                gates[j] = xw[base + j * words[17]]
-            step(words, h, c, gates, r, p, extra, hidden, limit, direction * functions)
-            if words[7] != 0:
-                out = t * words[25] + direction * words[26] + b * words[27]
-                for j in range(hidden):
-                    y[out + j * words[28]] = h[j]
-        if words[7] != 0:
-            for t in range(steps, length):
-                out = t * words[25] + direction * words[26] + b * words[27]
-                for j in range(hidden):
-                    y[out + j * words[28]] = real(0)
-        for j in range(hidden):
-            if words[8] != 0:
-                yh[direction * words[29] + b * words[30] + j * words[31]] = h[j]
-            if states and words[9] != 0:
-                yc[direction * words[32] + b * words[33] + j * words[34]] = c[j]
+        for number in range(length):
+            if words[36] != 0:
+                quantized(h, q, entries * hidden)
+            for e in range(entries):
+                b = first + e
+                steps = min(max(lens[b * words[24]], 0), length) if words[6] != 0 else length
+                if number >= steps:
+                    if words[7] != 0:
+                        out = number * words[25] + direction * words[26] + b * words[27]
+                        for j in range(hidden):
+                            y[out + j * words[28]] = real(0)
+                    continue
+                t = steps - 1 - number if backwards else number
+                base = t * words[15] + b * words[16] + direction * count * hidden * words[17]
+                for j in range(count * hidden):
+                    gates[j] = xw[base + j * words[17]]
+                own = room + e * hidden * unit
+                read = at(own + group * hidden * unit) if words[36] != 0 else at(own)
+                step(words, at(own), read, at(own + 2 * group * hidden * unit), gates, r, p, extra, hidden, limit, direction * functions)
+                if words[7] != 0:
+                    out = t * words[25] + direction * words[26] + b * words[27]
+                    for j in range(hidden):
+                        y[out + j * words[28]] = h[e * hidden + j]
+        for e in range(entries):
+            b = first + e
+            for j in range(hidden):
+                if words[8] != 0:
+                    yh[direction * words[29] + b * words[30] + j * words[31]] = h[e * hidden + j]
+                if states and words[9] != 0:
+                    yc[direction * words[32] + b * words[33] + j * words[34]] = c[e * hidden + j]
     return run
 
 
