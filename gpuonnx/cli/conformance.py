@@ -6,7 +6,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -63,21 +63,24 @@ def _watched(names: Sequence[str], args: argparse.Namespace) -> list[Result]:
         return runner.run(names, args.device, args.jobs, args.timeout, args.threads, each)
 
 
-def by_reason(results: Sequence[Result]) -> list[tuple[str, list[str]]]:
-    """Names of failed cases by reason, numbers and quoted names left out; the most frequent first."""
-    found: dict[str, list[str]] = {}
-    for result in results:
-        if result.status == "failed":
-            found.setdefault(re.sub(r"'[^']*'|\d+", "#", result.reason)[:110], []).append(result.name)
-    return sorted(found.items(), key=lambda item: -len(item[1]))
+def by_reason(reasons: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
+    """(first reason, names) of like reasons, numbers and quoted names apart; the most frequent first. Takes (name, reason) pairs."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for name, reason in reasons:
+        found.setdefault(re.sub(r"'[^']*'|\d+", "#", reason)[:110], []).append((name, reason))
+    gathered = [(pairs[0][1], list(dict.fromkeys(name for name, _ in pairs))) for pairs in found.values()]
+    return sorted(gathered, key=lambda item: -len(item[1]))
 
 
 def _print(results: Sequence[Result], known: dict[str, str], mended: Sequence[str], seconds: float, reasons: bool) -> None:
     from gpuonnx.conformance import runner
     if reasons:
-        first = {r.name: r.reason for r in results}
-        for _, names in by_reason(results):
-            print(f"{len(names):4} {first[names[0]][:240]}\n     {', '.join(names)}")
+        print("failed:")
+        for reason, names in by_reason((r.name, r.reason) for r in results if r.status == "failed"):
+            print(f"{len(names):4} {reason[:240]}\n     {', '.join(names)}")
+        print("run by NumPy:")
+        for reason, names in by_reason((r.name, why.partition(";")[0]) for r in results for why in r.interpreted):
+            print(f"{len(names):4} {reason[:240]}\n     {', '.join(names)}")
     else:
         for result in results:
             if result.status == "failed":

@@ -18,13 +18,13 @@ START_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class Result:
-    """status: passed, failed or skipped. interpreted: nodes that NumPy ran for want of a kernel."""
+    """status: passed, failed or skipped. interpreted: why, for each node that NumPy ran for want of a kernel."""
 
     name: str
     status: str
     reason: str = ""
     seconds: float = 0.0
-    interpreted: int = 0
+    interpreted: Sequence[str] = ()
 
 
 class Worker:

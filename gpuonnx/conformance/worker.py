@@ -15,15 +15,18 @@ from gpuonnx.planner.program import Interpret
 
 
 def answer(name: str, device: str, threads: int) -> dict[str, Any]:
-    """Status, reason and seconds of one case; `interpreted` counts nodes that NumPy ran for want of a kernel."""
+    """Status, reason and seconds of one case; `interpreted` says of nodes that NumPy ran for want of a kernel why."""
     skipped = why_skipped(name)
     if skipped is not None:
-        return {"name": name, "status": "skipped", "reason": skipped, "seconds": 0.0, "interpreted": 0}
+        return {"name": name, "status": "skipped", "reason": skipped, "seconds": 0.0, "interpreted": []}
     begin = time.perf_counter()
-    status, reason, interpreted = "passed", "", 0
+    status, reason = "passed", ""
+    interpreted: list[str] = []
     try:
         session = run_case(name, device, threads).session
-        interpreted = sum(isinstance(segment, Interpret) for program in programs(session._main) for segment in program.segments)
+        for program in programs(session._main):
+            about = [program.nodes[segment.node] for segment in program.segments if isinstance(segment, Interpret)]
+            interpreted += [f"{node.why}; {', '.join(node.origins)[:80]}" for node in about]
     except AssertionError as error:
         status, reason = "failed", "differs: " + " ".join(str(error).split())
     except Exception as error:
