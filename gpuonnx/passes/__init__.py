@@ -19,9 +19,10 @@ PIPELINE: dict[str, tuple[str, str]] = {
     "cse": ("dead", "cse"),
     "weights": ("fold", "weights"),
     "dead": ("dead", "run"),
+    "epilogue": ("epilogue", "run"),
 }
 DEVICE_FREE = ("fold", "simplify", "cse", "weights", "simplify", "dead")
-PER_DEVICE: tuple[str, ...] = ()
+PER_DEVICE = ("epilogue",)
 
 
 def function(name: str) -> Pass:

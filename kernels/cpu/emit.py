@@ -13,6 +13,7 @@ from gpuonnx.ir.dims import Dim
 from gpuonnx.ir.expr import Expr
 from gpuonnx.ir.types import INDEX, size
 from gpuonnx.kernels.contract import Arg, Epilogue, Layout, Ref
+from gpuonnx.kernels.cpu import scalars
 
 Affine = tuple[tuple[Dim, ...], Dim]
 
@@ -310,21 +311,19 @@ class Emitter:
 
 def compute(b: Any, e: Expr, args: list[Any]) -> Any:
     """One expression node that is no leaf of memory."""
-    from gpuonnx.ir.scalar import SCALARS
     match e.op:
         case "const": return b.const(e.value, e.dtype)
         case "dim": return b.splat(b.word(f"dim{e.value}"))
         case "cast": return b.convert(args[0], e.args[0].dtype, e.dtype)
         case "round": return b.widen(b.narrow(args[0], e.value), e.value)
-    return SCALARS[e.op].llvm(b, *args)
+    return scalars.emit(b, e, args)
 
 
 def check(e: Expr) -> str | None:
     """Why an epilogue's expression cannot be emitted here; None if it can."""
-    from gpuonnx.ir.scalar import SCALARS
     known = ("const", "dim", "cast", "round", "load", "index", "guard")
     for x in e.walk():
-        if x.op not in known and x.op not in SCALARS:
+        if x.op not in known and not scalars.has(x.op):
             return f"the epilogue uses {x.op}"
         if x.dtype in ("c64", "c128", "str"):
             return f"the epilogue computes in {x.dtype}"
