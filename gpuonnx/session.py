@@ -163,7 +163,8 @@ class Session:
         values = prepare(self.procedure.inputs, inputs)
         names = tuple(outputs) if outputs is not None else self.procedure.outputs
         executable = self._executable(names)
-        buffers = {names.index(k): self._buffer(k, v, names) for k, v in (out or {}).items()}
+        checked = {k: self._buffer(k, v, names) for k, v in (out or {}).items()}
+        buffers = {names.index(k): v for k, v in checked.items()}
         with time_limit(timeout):
             results = executable.run(values, buffers)
         self.stats.runs += 1

@@ -57,6 +57,7 @@ class Tensor:
     def __mod__(self, o: Operand) -> Tensor: return elementwise("floormod", self, o)
     def __pow__(self, o: Operand) -> Tensor: return elementwise("pow", self, o)
     def __neg__(self) -> Tensor: return elementwise("neg", self)
+    def __abs__(self) -> Tensor: return elementwise("abs", self)
     def __lt__(self, o: Operand) -> Tensor: return elementwise("less", self, o)
     def __le__(self, o: Operand) -> Tensor: return elementwise("less_equal", self, o)
     def __gt__(self, o: Operand) -> Tensor: return elementwise("greater", self, o)

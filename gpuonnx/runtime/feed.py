@@ -17,8 +17,9 @@ def prepare(infos: Sequence[InputInfo], given: Any) -> list[Any]:
     named = _named(infos, given)
     unknown = [n for n in named if n not in {i.name for i in infos}]
     if unknown:
-        close = difflib.get_close_matches(unknown[0], [i.name for i in infos], 1, 0.5)
-        hint = f"; did you mean {close[0]!r}?" if close else "."
+        folded = {i.name.casefold(): i.name for i in infos}
+        close = difflib.get_close_matches(unknown[0].casefold(), list(folded), 1, 0.5)
+        hint = f"; did you mean {folded[close[0]]!r}?" if close else "."
         raise InputError(f"there is no input {unknown[0]!r}{hint} Inputs are {_listed(infos)}")
     missing = [i for i in infos if i.name not in named and not i.optional]
     if missing:
