@@ -23,7 +23,7 @@ class InputError(GpuOnnxError):
 
 
 class ShapeError(GpuOnnxError):
-    """Sizes that cannot be: of an input, or met by a node while running."""
+    """Sizes that cannot be: of an input, or met by a node while running; also an index that is out of range."""
 
 
 class CompileError(GpuOnnxError):
@@ -31,7 +31,7 @@ class CompileError(GpuOnnxError):
 
 
 class DeviceError(GpuOnnxError):
-    """A device that is absent or failed; also a kernel that met an index out of range."""
+    """A device that is absent or failed."""
 
 
 class MemoryLimitError(GpuOnnxError):

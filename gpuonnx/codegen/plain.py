@@ -221,6 +221,7 @@ class Renderer:
         function.attributes.add("nounwind")
         self.ctx, self.args, self.task = function.args
         self.b = Lanes(function.append_basic_block("entry"), self.width, True, features)
+        self.b.fail = self._fail
         self.accesses = dict(form.accesses)
         self.scopes = [Scope()]
         self.coordinates: dict[int, Any] = {}
@@ -378,16 +379,28 @@ class Renderer:
         """Record lanes whose index is out of range, and switch them off."""
         b = self.b
         inside = b.icmp_unsigned("<", at, b.splat(self.word(t.size)))
-        bad = b.xor(inside, b.const(1, "bool"))
+        self._record(b.xor(inside, b.const(1, "bool")), mask, at, self.word(t.size), ERROR_INDEX)
+        return inside if mask is None else b.and_(mask, inside)
+
+    def _record(self, bad: Any, mask: Any, values: Any, limit: Any, code: int) -> None:
+        """Store the error of the first lane that is bad and active."""
+        b = self.b
         if mask is not None:
             bad = b.and_(bad, mask)
         bits = b.bitcast(bad, self.ir.IntType(self.width))
         with b.if_then(b.icmp_unsigned("!=", bits, bits.type(0)), likely=False):
-            number = b.zext(b.intrinsic("llvm.cttz", bits, self.ir.IntType(1)(0), overload=False, result=bits.type) if False else self._first(bits), self.i64)
-            value = b.extract_element(at, b.trunc(number, self.ir.IntType(32)))
-            for slot, what in ((CTX_VALUE, value), (CTX_LIMIT, self.word(t.size)), (CTX_CODE, self.i64(ERROR_INDEX))):
+            number = b.zext(self._first(bits), self.i64)
+            value = b.extract_element(values, b.trunc(number, self.ir.IntType(32)))
+            for slot, what in ((CTX_VALUE, value), (CTX_LIMIT, limit), (CTX_CODE, self.i64(code))):
                 b.store(what, b.gep(self.ctx, [self.i64(slot)], source_etype=self.i64))
-        return inside if mask is None else b.and_(mask, inside)
+
+    def _fail(self, bad: Any, code: int) -> None:
+        """Lanes that met an error, as scalar functions report them; those of an empty lane axis do not count."""
+        b, mask, lane = self.b, self._guarded(), self.form.lane
+        if lane >= 0 and lane not in self.form.over and lane not in self.coordinates:
+            some = b.splat(b.icmp_signed(">", self.size(lane), self.i64(0)))
+            mask = some if mask is None else b.and_(mask, some)
+        self._record(bad, mask, b.const(0, "i64"), self.i64(0), code)
 
     def _first(self, bits: Any) -> Any:
         name = f"llvm.cttz.i{self.width}"
