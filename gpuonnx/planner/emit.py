@@ -43,7 +43,7 @@ class Emitter:
             self._action(action)
         for _, epoch in pending:
             self._bind(epoch)
-        checks = [p.Check(self.sizes.register(r.dim), r.equal, self.made.epoch(r.dim), f"{r.origin}: {r.text}") for r in self.graph.requirements]
+        checks = [p.Check(self.sizes.register(r.dim), r.equal, self.made.epoch(r.dim), f"{r.origin}: {_short(r.text)}") for r in self.graph.requirements]
         inputs = [self._tensor(v, HOST) for v in self.graph.inputs]
         outputs = [self._tensor(v, HOST) for v in self.graph.outputs]
         return p.Program(self.sizes.slots, self._slot_epochs(), symbols, checks, self.segments, self.sides, inputs, outputs,
@@ -206,11 +206,13 @@ class Emitter:
         return self._pointer(place.buffer, place.offset * types.size(value.dtype) + arg.offset)
 
 
+def _short(text: str) -> str:
+    """Long sizes are for explain(), not for an error."""
+    return text if len(text) <= 120 else text[:100] + "..."
+
+
 def _bytes(value: g.Value) -> Dim:
     total: Dim = types.size(value.dtype)
     for s in value.dims:
         total = total * s
     return total
-
-
-

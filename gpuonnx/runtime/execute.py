@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gpuonnx.devices.device import Accelerator
-from gpuonnx.errors import Cancelled, CompileError, DeviceError, GpuOnnxError, ShapeError
+from gpuonnx.errors import Cancelled, CompileError, DeviceError, GpuOnnxError, MemoryLimitError, ShapeError
 from gpuonnx.importer.procedure import Argument, Procedure, is_tensor
 from gpuonnx.ir import types
 from gpuonnx.ir.sizes import SizeProgram
@@ -369,14 +369,20 @@ class Runner:
             raise
         except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError) as error:
             raise ShapeError(f"{', '.join(self.program.nodes[segment.node].origins)}: {error}") from error
+        except MemoryError as error:
+            raise MemoryLimitError(f"{', '.join(self.program.nodes[segment.node].origins)}: {error}") from error
         self._store(segment.outputs, segment.dtypes, results, segment.node)
 
     def _interpret(self, segment: p.Interpret) -> None:
         from gpuonnx.ir.evaluate import evaluate
         try:
             results = evaluate(segment.ir_node, [self.frame.value(t) for t in segment.inputs], self.frame.binding())
+        except DeviceError as error:
+            raise ShapeError(str(error)) from error
         except (IndexError, ValueError) as error:
             raise ShapeError(f"{', '.join(self.program.nodes[segment.node].origins)}: {error}") from error
+        except MemoryError as error:
+            raise MemoryLimitError(f"{', '.join(self.program.nodes[segment.node].origins)}: {error}") from error
         self._store(segment.outputs, segment.dtypes, results, segment.node)
 
     def _branch(self, segment: p.Branch) -> None:
@@ -395,14 +401,14 @@ class Runner:
 
     def _loop(self, segment: p.Repeat) -> None:
         body = self.variant.bodies[segment.body]
-        limit = self.context.loop_limit if segment.trip is None else int(np.asarray(self.frame.value(segment.trip)).reshape(()))
+        limit = None if segment.trip is None else int(np.asarray(self.frame.value(segment.trip)).reshape(()))
         going = True if segment.condition is None else bool(np.asarray(self.frame.value(segment.condition)).reshape(()))
         captures = [self._lent(t) for t in segment.captures]
         state = [self._lent(t) for t in segment.carried]
         count = len(state)
         scans: list[list[Any]] = [[] for _ in segment.outputs[count:]]
         turn, check = 0, _deadline.get()
-        while going and turn < limit:
+        while going and (limit is None or turn < limit):
             if turn >= self.context.loop_limit:
                 raise ShapeError(f"{', '.join(self.program.nodes[segment.node].origins)}: more than {self.context.loop_limit} iterations")
             results = body.run([np.array(turn, np.int64), np.array(going), *state, *captures])

@@ -1,7 +1,11 @@
 """The state of one run: registers, argument words, arenas, Python values. Frames are leased, one per concurrent run."""
 from __future__ import annotations
 
+import math
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +20,27 @@ from gpuonnx.planner.place import DEVICE, HOST
 from gpuonnx.planner.program import Program, Side, SymbolRef, TensorRef
 
 ALIGNMENT = 64
+NOTHING = np.empty(0, np.uint8)
+
+
+@cache
+def physical_memory() -> int:
+    """Bytes of memory of this machine."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return sys.maxsize
+
+
+def room(shape: tuple[int, ...], dtype: np.dtype, what: str) -> np.ndarray:
+    """A new array. Raises MemoryLimitError where this machine cannot hold it."""
+    count = math.prod(shape) * dtype.itemsize
+    try:
+        if count <= physical_memory():
+            return np.empty(shape, dtype)
+    except MemoryError:
+        pass
+    raise MemoryLimitError(f"{what}: {count:,} bytes are more than this machine can give; use smaller inputs")
 
 
 class LoadedSide:
@@ -76,7 +101,7 @@ class Frame:
         self.outputs: list[np.ndarray | None] = [None] * len(program.outputs)
         self.symbols: dict[int, tuple[int, ...]] = {}
         epochs = len(loaded.ops_of_epoch)
-        self.arenas: list[np.ndarray] = [np.empty(0, np.uint8)] * epochs
+        self.arenas: list[np.ndarray] = [NOTHING] * epochs
         side = program.sides[HOST]
         self.bases = np.zeros(len(side.bases), np.int64)
         for number, which in loaded.host.by_kind.get("constant", ()):
@@ -100,7 +125,7 @@ class Frame:
     def bind(self, epoch: int, symbols: Sequence[SymbolRef], given: Sequence[np.ndarray | None] | None) -> None:
         """Read the symbols of an epoch, compute what follows from them, check, and make room."""
         values = tuple(self._symbol(s, given) for s in symbols)
-        if self.symbols.get(epoch) != values or epoch:
+        if self.symbols.pop(epoch, None) != values or epoch:
             for s, value in zip(symbols, values, strict=True):
                 self.registers[s.register] = value
             ops = self.loaded.ops_of_epoch[epoch]
@@ -109,10 +134,8 @@ class Frame:
                 _, _, x, y, _ = ops[bad]
                 raise ShapeError(f"sizes {self.registers[x]} and {self.registers[y]} do not broadcast")
             self._check(epoch)
-            self.symbols[epoch] = values
-            for later in [e for e in self.symbols if e > epoch]:
-                del self.symbols[later]
             self._room(epoch)
+        self.symbols[epoch] = values
         self._outputs(epoch)
         self._fill()
 
@@ -127,7 +150,13 @@ class Frame:
         for check in self.loaded.checks[epoch]:
             value = int(self.registers[check.register])
             if value < 0 or (check.equal and value):
-                raise ShapeError(f"{check.message} (off by {value})")
+                raise ShapeError(f"{check.message}; off by {value}, where {self._told(check.message)}")
+
+    def _told(self, message: str) -> str:
+        """The values of the symbols that a message is about (of all, where it names none)."""
+        binding = self.binding()
+        named = [n for n in binding if f"({n}" in message or f"{n})" in message] or list(binding)
+        return ", ".join(f"{n} = {binding[n]}" for n in named[:8])
 
     def _room(self, epoch: int) -> None:
         loaded = self.loaded
@@ -138,7 +167,8 @@ class Frame:
             raise MemoryLimitError(f"this run needs {total:,} bytes of working memory, memory_limit is {loaded.memory_limit:,}; "
                                    "use smaller inputs or raise memory_limit")
         if need > self.arenas[epoch].size - ALIGNMENT or need * 4 < self.arenas[epoch].size - (1 << 20):
-            self.arenas[epoch] = np.empty(need + ALIGNMENT, np.uint8)
+            self.arenas[epoch] = NOTHING
+            self.arenas[epoch] = room((need + ALIGNMENT,), np.dtype(np.uint8), "working memory")
         for number, which in loaded.host.by_kind.get("arena", ()):
             if which == epoch:
                 self.bases[number] = aligned(self.arenas[epoch])
@@ -164,7 +194,7 @@ class Frame:
         shape = self.shape(ref)
         given = self.out_buffers.get(k)
         if given is None:
-            return np.empty(shape, types.numpy_dtype(ref.dtype))
+            return room(shape, types.numpy_dtype(ref.dtype), f"output {ref.name!r}")
         return given
 
     out_buffers: Mapping[int, np.ndarray] = {}

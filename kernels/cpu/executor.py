@@ -90,6 +90,19 @@ def _divide(b: Any, x: Any, y: Any) -> Any:
     return b.select(b.compare("==", y, 0), b.number(0), b.select(b.compare("==", y, -1), b.sub(b.number(0), x), floor))
 
 
+def _sum(b: Any, x: Any, y: Any) -> Any:
+    """A sum that stays at the ends of int64: sizes that overflow must not turn into small ones."""
+    from gpuonnx.kernels.cpu.flow import I64
+    return b.call(b.external("llvm.sadd.sat.i64", I64, [I64, I64]), [x, y])
+
+
+def _product(b: Any, x: Any, y: Any) -> Any:
+    """A product that stays at the ends of int64."""
+    both = b.smul_with_overflow(x, y)
+    end = b.select(b.compare("<", b.xor(x, y), 0), b.number(-(1 << 63)), b.number((1 << 63) - 1))
+    return b.select(b.extract_value(both, 1), end, b.extract_value(both, 0))
+
+
 def _to_int(b: Any, name: str, word: Any) -> Any:
     from gpuonnx.kernels.cpu.flow import F32, I64
     whole = b.call(b.external(f"llvm.{name}.f32", F32, [F32]), [_real(b, word)])
@@ -110,7 +123,7 @@ def _operations(b: Any) -> dict[str, Callable[[Any, Any, Any], Any]]:
         return b.select(b.compare("!=", c, 0), x, y)
 
     return {
-        "+": lambda x, y, _: b.add(x, y), "*": lambda x, y, _: b.mul(x, y), "//": lambda x, y, _: _divide(b, x, y),
+        "+": lambda x, y, _: _sum(b, x, y), "*": lambda x, y, _: _product(b, x, y), "//": lambda x, y, _: _divide(b, x, y),
         "min": lambda x, y, _: b.select(b.compare("<", x, y), x, y), "max": lambda x, y, _: b.select(b.compare(">", x, y), x, y),
         "bcast": bcast, "select": select, "f.select": select,
         "eq0": lambda x, *_: b.zext(b.compare("==", x, 0), I64), "lt0": lambda x, *_: b.zext(b.compare("<", x, 0), I64),
