@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpuonnx.cli.options import positive
@@ -23,6 +24,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads of each process (default: 1)")
     parser.add_argument("--timeout", type=float, default=120.0, metavar="S", help="seconds after which a case hangs (default: 120)")
     parser.add_argument("--known", metavar="FILE", help="failures that are known, `id | reason` a line: others fail the run, so does one that passes")
+    parser.add_argument("--update", action="store_true", help="write the failures found to the file of --known; reasons there are kept")
     parser.add_argument("--reasons", action="store_true", help="failures gathered by reason")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
@@ -37,12 +39,23 @@ def execute(args: argparse.Namespace) -> int:
     seconds = time.perf_counter() - begin
     unexpected = [r for r in results if r.status == "failed" and r.name not in known]
     mended = [r.name for r in results if r.status == "passed" and r.name in known]
+    if args.update and args.known:
+        update(Path(args.known), results, known)
     if args.json:
         print(json.dumps({"device": args.device, "seconds": seconds, **runner.counts(results), "results": [asdict(r) for r in results],
                           "unexpected": [r.name for r in unexpected], "mended": mended}))
     else:
         _print(results, known, mended, seconds, args.reasons)
     return 1 if unexpected or mended else 0
+
+
+def update(path: Path, results: Sequence[Result], known: dict[str, str]) -> None:
+    """Put the failures of `results` in the list; other cases stay as they are."""
+    seen = {r.name for r in results}
+    kept = {name: reason for name, reason in known.items() if name not in seen}
+    failed = {r.name: known.get(r.name, r.reason.replace("|", "/")[:200]) for r in results if r.status == "failed"}
+    head = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    path.write_text("\n".join([*head, *(f"{name} | {reason}" for name, reason in sorted({**kept, **failed}.items()))]) + "\n")
 
 
 def _watched(names: Sequence[str], args: argparse.Namespace) -> list[Result]:

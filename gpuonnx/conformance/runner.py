@@ -14,6 +14,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 START_SECONDS = 300.0
+COMMAND = ["-m", "gpuonnx.conformance.worker"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Worker:
 
     def __init__(self, device: str, threads: int) -> None:
         self.errors = TemporaryFile()  # noqa: SIM115
-        self.process = subprocess.Popen([sys.executable, "-m", "gpuonnx.conformance.worker", device, str(threads)],
+        self.process = subprocess.Popen([sys.executable, *COMMAND, device, str(threads)],
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors)
         self.pending = b""
         if self.line(START_SECONDS) is None:
