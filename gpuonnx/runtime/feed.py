@@ -67,7 +67,9 @@ def _tensor(info: InputInfo, value: Any) -> np.ndarray:
     array = _array(info, value)
     wanted = types.numpy_dtype(info.dtype)
     if info.dtype == "str":
-        return np.ascontiguousarray(np.vectorize(_text, otypes=[object])(array)) if array.size else array.astype(object)
+        if info.dims is not None:
+            _check_shape(info, array)
+        return np.array(np.vectorize(_text, otypes=[object])(array), object, order="C") if array.size else array.astype(object)
     native = array.dtype.newbyteorder("=")
     if native != wanted:
         if not isinstance(value, np.ndarray) and _fits(array, wanted):
@@ -119,4 +121,5 @@ def _check_shape(info: InputInfo, array: np.ndarray) -> None:
         raise ShapeError(f"input {info.name!r} must have {len(dims)} axes {list(dims)}, not {array.ndim}: its shape is {list(array.shape)}")
     for axis, (said, size) in enumerate(zip(dims, array.shape, strict=True)):
         if isinstance(said, int) and said != size:
-            raise ShapeError(f"input {info.name!r}, axis {axis}: size {size}, the model says {said} (declared {list(dims)}, given {list(array.shape)})")
+            raise ShapeError(f"input {info.name!r}, axis {axis}: size {size}, the model says {said} "
+                             f"(declared {list(dims)}, given {list(array.shape)})")
