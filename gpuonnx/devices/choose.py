@@ -20,18 +20,24 @@ def accelerator_for(name: str) -> tuple[str, Accelerator | None]:
     if name == "auto":
         return _auto()
     if name == "cuda" or name.startswith("cuda:"):
-        from gpuonnx.devices.cuda import Cuda
-        number = name.partition(":")[2]
-        if number and not number.isdigit():
+        number = name.partition(":")[2] or "0"
+        if not number.isdecimal():
             raise DeviceError(f"device {name!r}: the part after the colon must be a device number, as in 'cuda:1'")
-        return name, Cuda(int(number or 0))
+        return name, _cuda(int(number))
     raise DeviceError(f"device {name!r} is none of auto, cpu, cuda, cuda:N, emulated-cuda")
+
+
+def _cuda(number: int) -> Accelerator:
+    try:
+        from gpuonnx.devices.cuda import Cuda
+    except ImportError as error:
+        raise DeviceError(f"an NVIDIA GPU cannot be used: {error}; `gpuonnx doctor` says what to install") from error
+    return Cuda(number)
 
 
 def _auto() -> tuple[str, Accelerator | None]:
     try:
-        from gpuonnx.devices.cuda import Cuda
-        return "cuda", Cuda(0)
+        return "cuda", _cuda(0)
     except DeviceError as error:
         reason = str(error).splitlines()[0]
     if reason not in _said:
