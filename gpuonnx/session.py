@@ -23,7 +23,8 @@ from gpuonnx.ir import types
 from gpuonnx.ir.sizes import SizeProgram
 from gpuonnx.kernels.cpu.executor import Executor
 from gpuonnx.planner.program import Program
-from gpuonnx.runtime.execute import Context, Executable, Stats, time_limit
+from gpuonnx.runtime.deadline import time_limit
+from gpuonnx.runtime.execute import Context, Executable, Stats
 from gpuonnx.runtime.frame import LoadedProgram
 from gpuonnx.runtime.saved import Compiled, Header, Library, cold, named_shape, session_key, stamp_of
 

@@ -2,10 +2,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,34 +19,12 @@ from gpuonnx.kernels.cpu.executor import Executor
 from gpuonnx.planner import program as p
 from gpuonnx.planner.place import HOST
 from gpuonnx.planner.program import Program
+from gpuonnx.runtime.deadline import current_deadline
 from gpuonnx.runtime.frame import Frame, LoadedProgram
 from gpuonnx.runtime.host import HOST_FUNCTIONS
 from gpuonnx.runtime.saved import Compiled, Library
 
 SMALL_ELEMENTS = 64
-_deadline: ContextVar[Callable[[], None] | None] = ContextVar("deadline", default=None)
-
-
-@contextmanager
-def time_limit(seconds: float | None) -> Iterator[None]:
-    """Runs inside raise Cancelled once `seconds` have passed (None: never)."""
-    if seconds is None:
-        yield
-        return
-    end = time.monotonic() + seconds
-
-    def check() -> None:
-        if time.monotonic() > end:
-            raise Cancelled(f"the run took longer than its timeout of {seconds:g} s")
-
-    token = _deadline.set(check)
-    try:
-        yield
-    finally:
-        _deadline.reset(token)
-
-
-
 @dataclass
 class Stats:
     """Counters of a session. `compiled` and `cache_hits` count kernels, `bindings` new sizes, `peak_bytes` working memory."""
@@ -294,10 +269,13 @@ class Runner:
             case p.Transfer(): self._transfer(segment)
 
     def _native(self, segment: p.Run) -> None:
-        frame = self.frame
+        frame, executor, deadline = self.frame, self.context.executor, current_deadline.get()
         frame.context[CTX_CODE] = 0
-        at = self.context.executor.run(self.context.pool, frame.context.ctypes.data, frame.steps.ctypes.data, segment.first, segment.last,
-                                       _deadline.get())
+        if deadline is None:
+            at = executor.run(self.context.pool, frame.context_address, frame.steps_address, segment.first, segment.last)
+        else:
+            with deadline.watching(frame.context):
+                at = executor.run(self.context.pool, frame.context_address, frame.steps_address, segment.first, segment.last, deadline.check)
         if at < 0:
             self._fail(int(frame.steps[-1 - at, 3]), frame.context)
 
@@ -306,7 +284,9 @@ class Runner:
         name = ", ".join(node.origins) or node.kind
         code, value, limit = int(record[CTX_CODE]), int(record[CTX_VALUE]), int(record[CTX_LIMIT])
         if code == ERROR_CANCELLED:
-            raise Cancelled(f"the run was cancelled at {name}")
+            deadline = current_deadline.get()
+            raise Cancelled(f"the run took longer than its timeout of {deadline.seconds:g} s; it was at {name}" if deadline is not None
+                            else f"the run was cancelled at {name}")
         if code == ERROR_INDEX:
             raise ShapeError(f"{name}: index {value} is out of range for an axis of size {limit}; check the indices given to the model")
         if code == ERROR_DIVIDE:
@@ -316,15 +296,15 @@ class Runner:
     def _launches(self, segment: p.Run) -> None:
         frame, accelerator, side = self.frame, self.context.accelerator, self.variant.loaded.device
         assert accelerator is not None and side is not None
-        table, check = side.side, _deadline.get()
+        table, deadline = side.side, current_deadline.get()
         for step in range(segment.first, segment.last):
             grid = int(frame.registers[table.step_tasks[step]])
             if grid > 0:
                 words = frame.device_words.address + 8 * table.step_words[step]
                 shared = int(frame.registers[table.step_shared[step]])
                 accelerator.launch(side.handles[step], grid, table.step_threads[step], shared, words)
-                if check is not None:
-                    check()
+                if deadline is not None:
+                    deadline.check()
         accelerator.synchronize()
         try:
             accelerator.check()
@@ -407,7 +387,7 @@ class Runner:
         state = [self._lent(t) for t in segment.carried]
         count = len(state)
         scans: list[list[Any]] = [[] for _ in segment.outputs[count:]]
-        turn, check = 0, _deadline.get()
+        turn, deadline = 0, current_deadline.get()
         while going and (limit is None or turn < limit):
             if turn >= self.context.loop_limit:
                 raise ShapeError(f"{', '.join(self.program.nodes[segment.node].origins)}: more than {self.context.loop_limit} iterations")
@@ -417,8 +397,8 @@ class Runner:
             for column, value in zip(scans, results[1 + count:], strict=True):
                 column.append(value)
             turn += 1
-            if check is not None:
-                check()
+            if deadline is not None:
+                deadline.check()
         infos = body.procedure.output_infos[1 + count:]
         stacked = [self._stacked(c, dtype, info) for c, dtype, info in zip(scans, segment.dtypes[count:], infos, strict=True)]
         self._store(segment.outputs, segment.dtypes, [*state, *stacked], segment.node)

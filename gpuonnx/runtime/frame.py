@@ -111,6 +111,7 @@ class Frame:
         self.steps[:, 0] = loaded.function_rows
         self.steps[:, 1] = loaded.host.words_at + self.words.ctypes.data
         self.steps[:, 3] = side.step_nodes
+        self.context_address, self.steps_address = int(self.context.ctypes.data), int(self.steps.ctypes.data)
         self.device_arenas: list[Any] = [None] * epochs
         self.device_sizes = [0] * epochs
         self.device_bases = np.zeros(len(program.sides[DEVICE].bases), np.int64)
