@@ -19,10 +19,12 @@ PIPELINE: dict[str, tuple[str, str]] = {
     "cse": ("dead", "cse"),
     "weights": ("fold", "weights"),
     "dead": ("dead", "run"),
+    "inline": ("inline", "run"),
     "epilogue": ("epilogue", "run"),
+    "nests": ("nests", "run"),
 }
 DEVICE_FREE = ("fold", "simplify", "cse", "weights", "simplify", "dead")
-PER_DEVICE = ("epilogue",)
+PER_DEVICE = ("inline", "epilogue", "nests")
 
 
 def function(name: str) -> Pass:

@@ -38,7 +38,8 @@ def run(placement: Placement, trace: Trace) -> Placement:
         call, last = node, node
         while True:
             after = reader.get(call.out)
-            if count.get(call.out, 0) != 1 or call.out in outside or not isinstance(after, g.Map) or not fits(call, after, placement, last):
+            if count.get(call.out, 0) != 1 or call.out in outside or not isinstance(after, g.Map) or after in gone or not fits(
+                    call, after, placement, last):
                 break
             if not trace.allow("into the kernel", after.origins, f"{node.kernel} of {', '.join(node.origins)}"):
                 break
