@@ -121,7 +121,7 @@ def skip_layer_normalization(x: Tensor, skip: Tensor, gamma: Tensor, beta: Tenso
 
 @microsoft("SimplifiedLayerNormalization")
 def simplified_layer_normalization(x: Tensor, scale: Tensor, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1) -> Tensor:
-    return normalize.rms_normalization(x, scale, axis=axis, epsilon=epsilon, stash_type=stash_type)  # type: ignore[no-any-return]
+    return normalize.rms_normalization(x, scale, axis=axis, epsilon=epsilon, stash_type=stash_type)
 
 
 @microsoft("SkipSimplifiedLayerNormalization")
@@ -149,12 +149,12 @@ def dynamic_quantize_matmul(a: Tensor, b: Tensor, b_scale: Tensor, b_zero_point:
 
 @microsoft("QuantizeLinear")
 def quantize_linear(x: Tensor, y_scale: Tensor, y_zero_point: Tensor | None = None, *, axis: int = 1, block_size: int = 0) -> Tensor:
-    return q.quantize_linear(x, y_scale, y_zero_point, axis=axis, block_size=block_size)  # type: ignore[no-any-return]
+    return q.quantize_linear(x, y_scale, y_zero_point, axis=axis, block_size=block_size)
 
 
 @microsoft("DequantizeLinear")
 def dequantize_linear(x: Tensor, x_scale: Tensor, x_zero_point: Tensor | None = None, *, axis: int = 1, block_size: int = 0) -> Tensor:
-    return q.dequantize_linear(x, x_scale, x_zero_point, axis=axis, block_size=block_size)  # type: ignore[no-any-return]
+    return q.dequantize_linear(x, x_scale, x_zero_point, axis=axis, block_size=block_size)
 
 
 @microsoft("BiasSplitGelu")

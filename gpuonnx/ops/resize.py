@@ -207,19 +207,19 @@ def resize(x: Tensor, roi: Const | None = None, scales: Dims | None = None, size
 
 @op("Resize", since=10)
 def resize_10(x: Tensor, scales: Dims, *, mode: str = "nearest") -> Tensor:
-    return resize(x, None, scales, coordinate_transformation_mode="asymmetric", mode=mode, nearest_mode="floor")  # type: ignore[no-any-return]
+    return resize(x, None, scales, coordinate_transformation_mode="asymmetric", mode=mode, nearest_mode="floor")
 
 
 @op("Upsample", since=9)
 def upsample(x: Tensor, scales: Dims, *, mode: str = "nearest") -> Tensor:
-    return resize_10(x, scales, mode=mode)  # type: ignore[no-any-return]
+    return resize_10(x, scales, mode=mode)
 
 
 @op("Upsample", since=7)
 def upsample_7(x: Tensor, *, mode: str = "nearest", scales: list[float]) -> Tensor:
-    return resize_10(x, list(scales), mode=mode)  # type: ignore[no-any-return]
+    return resize_10(x, list(scales), mode=mode)
 
 
 @op("Upsample", since=1)
 def upsample_1(x: Tensor, *, height_scale: float, mode: str = "nearest", width_scale: float) -> Tensor:
-    return resize_10(x, [1.0, 1.0, height_scale, width_scale], mode="linear" if mode == "bilinear" else mode)  # type: ignore[no-any-return]
+    return resize_10(x, [1.0, 1.0, height_scale, width_scale], mode="linear" if mode == "bilinear" else mode)

@@ -16,7 +16,7 @@ def pointer(dtype: str) -> Any:
     """A function for kernels: an address (int64) as a pointer to elements of `dtype`."""
     element = ELEMENTS[dtype]
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def typed(typing: Any, address: Any) -> Any:
         def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             return builder.inttoptr(args[0], context.get_value_type(signature.return_type))

@@ -17,7 +17,7 @@ from gpuonnx.kernels.cpu.pointers import pointer
 RELU, TANH, SIGMOID, AFFINE, LEAKY_RELU, THRESHOLDED_RELU, SCALED_TANH, HARD_SIGMOID, ELU, SOFTSIGN, SOFTPLUS = range(11)
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@register_jitable
 def activated(code: Any, x: Any, alpha: Any, beta: Any) -> Any:
     if code == SIGMOID:
         return 1 / (1 + math.exp(-x))
@@ -47,11 +47,11 @@ def kernel(cell: str, dtype: str) -> Any:  # noqa: C901
     """The kernel of `cell` (rnn, gru, lstm) for float32 or float64."""
     real, at, ints, unit = (float32 if dtype == "f32" else float64), pointer(dtype), pointer("i32"), 4 if dtype == "f32" else 8
 
-    @register_jitable  # type: ignore[untyped-decorator]
+    @register_jitable
     def clipped(x: Any, limit: Any) -> Any:
         return x if limit <= 0 else min(max(x, -limit), limit)
 
-    @register_jitable  # type: ignore[untyped-decorator]
+    @register_jitable
     def product(gates: Any, first: Any, count: Any, h: Any, hidden: Any, r: Any, line: Any) -> None:
         """gates[first:first + count] += h @ r[:, first:first + count], a row of r having `line` elements."""
         for k in range(hidden):
@@ -60,17 +60,17 @@ def kernel(cell: str, dtype: str) -> Any:  # noqa: C901
             for j in range(count):
                 gates[first + j] += r[base + j] * value
 
-    @register_jitable  # type: ignore[untyped-decorator]
+    @register_jitable
     def function(words: Any, number: Any, x: Any) -> Any:
         return real(activated(words[47 + number], x, at(words[46])[2 * number], at(words[46])[2 * number + 1]))
 
-    @register_jitable  # type: ignore[untyped-decorator]
+    @register_jitable
     def rnn(words: Any, h: Any, q: Any, c: Any, gates: Any, r: Any, p: Any, extra: Any, hidden: Any, limit: Any, first: Any) -> None:
         product(gates, 0, hidden, q, hidden, r, hidden)
         for j in range(hidden):
             h[j] = function(words, first, clipped(gates[j], limit))
 
-    @register_jitable  # type: ignore[untyped-decorator]
+    @register_jitable
     def gru(words: Any, h: Any, q: Any, c: Any, gates: Any, r: Any, p: Any, extra: Any, hidden: Any, limit: Any, first: Any) -> None:
         """gates: z, r, h. With linear_before_reset (words[44]) the bias `extra` of h belongs to the recurrent product."""
         product(gates, 0, 2 * hidden, q, hidden, r, 3 * hidden)
@@ -95,7 +95,7 @@ def kernel(cell: str, dtype: str) -> Any:  # noqa: C901
             z = gates[j]
             h[j] = (1 - z) * new + z * h[j]
 
-    @register_jitable  # type: ignore[untyped-decorator]
+    @register_jitable
     def lstm(words: Any, h: Any, q: Any, c: Any, gates: Any, r: Any, p: Any, extra: Any, hidden: Any, limit: Any, first: Any) -> None:
         """gates: i, o, f, c; peepholes p: i, o, f (words[4]: whether there are any)."""
         product(gates, 0, 4 * hidden, q, hidden, r, 4 * hidden)
@@ -118,7 +118,7 @@ def kernel(cell: str, dtype: str) -> Any:  # noqa: C901
     step = {"rnn": rnn, "gru": gru, "lstm": lstm}[cell]
     count, functions, states = {"rnn": 1, "gru": 3, "lstm": 4}[cell], {"rnn": 1, "gru": 2, "lstm": 3}[cell], cell == "lstm"
 
-    @register_jitable  # type: ignore[untyped-decorator]
+    @register_jitable
     def quantized(h: Any, q: Any, count: Any) -> None:
         """q = h through 8 bits, scale and zero point from its range (as DynamicQuantizeLinear)."""
         low, high = real(0), real(0)

@@ -13,7 +13,7 @@ from gpuonnx.kernels.cpu.pointers import pointer
 def kernel(dtype: str, largest: bool) -> Any:  # noqa: C901
     at, ints = pointer(dtype), pointer("i64")
 
-    @register_jitable  # type: ignore[untyped-decorator]
+    @register_jitable
     def better(a: Any, i: Any, b: Any, j: Any) -> Any:
         """Whether value a at position i comes before b at j."""
         if a == b or (a != a and b != b):
@@ -22,7 +22,7 @@ def kernel(dtype: str, largest: bool) -> Any:  # noqa: C901
             return a != a or a > b
         return b != b or a < b
 
-    @register_jitable  # type: ignore[untyped-decorator]
+    @register_jitable
     def sink(values: Any, places: Any, stride: Any, other: Any, count: Any) -> None:
         """Restore the heap below its top: every parent is worse than its children."""
         parent = 0
@@ -38,13 +38,13 @@ def kernel(dtype: str, largest: bool) -> Any:  # noqa: C901
             swap(values, places, stride, other, child, parent)
             parent = child
 
-    @register_jitable  # type: ignore[untyped-decorator]
+    @register_jitable
     def swap(values: Any, places: Any, stride: Any, other: Any, i: Any, j: Any) -> None:
         value, place = values[i * stride], places[i * other]
         values[i * stride], places[i * other] = values[j * stride], places[j * other]
         values[j * stride], places[j * other] = value, place
 
-    @register_jitable  # type: ignore[untyped-decorator]
+    @register_jitable
     def rise(values: Any, places: Any, stride: Any, other: Any, child: Any) -> None:
         while child > 0:
             parent = (child - 1) // 2

@@ -15,7 +15,7 @@ from gpuonnx.kernels.cpu.trees import LEAF, MEMBER, ROWS
 def kernel(dtype: str) -> Any:  # noqa: C901
     at, ints, real = pointer(dtype), pointer("i32"), float32 if dtype == "f32" else float64
 
-    @register_jitable  # type: ignore[untyped-decorator]
+    @register_jitable
     def compared(mode: Any, value: Any, threshold: Any) -> Any:
         if mode == 0:
             return value <= threshold
@@ -29,14 +29,14 @@ def kernel(dtype: str) -> Any:  # noqa: C901
             return value == threshold
         return value != threshold
 
-    @register_jitable  # type: ignore[untyped-decorator]
+    @register_jitable
     def member(members: Any, first: Any, value: Any) -> Any:
         for k in range(int(members[first])):  # noqa: SIM110
             if members[first + 1 + k] == value:
                 return True
         return False
 
-    @register_jitable  # type: ignore[untyped-decorator]
+    @register_jitable
     def leaf_of(nodes: Any, thresholds: Any, members: Any, node: Any, x: Any, base: Any, step: Any) -> Any:
         mode = nodes[5 * node]
         while mode != LEAF:
