@@ -24,9 +24,9 @@ from gpuonnx.ir.sizes import SizeProgram
 from gpuonnx.kernels.cpu.executor import Executor
 from gpuonnx.planner.program import Program
 from gpuonnx.runtime.deadline import time_limit
-from gpuonnx.runtime.execute import Context, Executable, Stats
-from gpuonnx.runtime.frame import LoadedProgram
+from gpuonnx.runtime.loaded import LoadedProgram
 from gpuonnx.runtime.saved import Compiled, Header, Library, cold, named_shape, session_key, stamp_of
+from gpuonnx.runtime.variants import Context, Executable, Stats
 
 if TYPE_CHECKING:
     from gpuonnx.importer.lower import Lowered
@@ -137,7 +137,6 @@ class Session:
         loaded = LoadedProgram(program, self.context.executor, self._cpu.compile, self.accelerator, self.options.memory_limit)
         self.stats.compiled = self.cache.compiled + getattr(self.accelerator, "compiled", 0)
         self.stats.cache_hits = self.cache.hits
-        self.stats.peak_bytes = max(self.stats.peak_bytes, program.peak)
         return loaded
 
     @property
@@ -168,7 +167,7 @@ class Session:
         buffers = {names.index(k): v for k, v in checked.items()}
         with time_limit(timeout):
             results = executable.run(values, buffers)
-        self.stats.runs += 1
+        self.stats.ran()
         return dict(zip(names, results, strict=True))
 
     def _buffer(self, name: str, array: np.ndarray, names: tuple[str, ...]) -> np.ndarray:

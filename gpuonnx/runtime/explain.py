@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuonnx.planner import program as p
 from gpuonnx.planner.place import DEVICE, HOST
-from gpuonnx.runtime.execute import Executable, Variant
+from gpuonnx.runtime.variants import Executable, Variant
 
 if TYPE_CHECKING:
     from gpuonnx.session import Session

@@ -4,22 +4,22 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from gpuonnx.devices.device import Accelerator
-from gpuonnx.errors import MemoryLimitError, ShapeError
+from gpuonnx.errors import InputError, MemoryLimitError, ShapeError
 from gpuonnx.ir import types
-from gpuonnx.ir.sizes import SizeProgram
 from gpuonnx.kernels.contract import CTX_WORDS
-from gpuonnx.kernels.cpu.executor import Executor, encode_sizes, real_word, word_real
+from gpuonnx.kernels.cpu.executor import real_word, word_real
 from gpuonnx.planner.place import DEVICE, HOST
-from gpuonnx.planner.program import Program, Side, SymbolRef, TensorRef
+from gpuonnx.planner.program import SymbolRef, TensorRef
+from gpuonnx.runtime.loaded import LoadedProgram, LoadedSide
 
 ALIGNMENT = 64
+PATIENCE = 32
 NOTHING = np.empty(0, np.uint8)
 
 
@@ -43,50 +43,12 @@ def room(shape: tuple[int, ...], dtype: np.dtype, what: str) -> np.ndarray:
     raise MemoryLimitError(f"{what}: {count:,} bytes are more than this machine can give; use smaller inputs")
 
 
-class LoadedSide:
-    """The tables of one memory as arrays, with kernels compiled."""
-
-    def __init__(self, side: Side, handles: Sequence[Any]) -> None:
-        self.side, self.handles = side, [handles[k] for k in side.step_kernels]
-        self.word_bases = np.array(side.word_bases, np.int32)
-        self.word_registers = np.array(side.word_registers, np.int32)
-        self.tasks = np.array(side.step_tasks, np.int64)
-        self.words_at = np.array(side.step_words, np.int64) * 8
-        self.constants = side.constants
-        self.by_kind: dict[str, list[tuple[int, int]]] = {}
-        for number, (kind, which) in enumerate(side.bases):
-            self.by_kind.setdefault(kind, []).append((number, which))
-
-
-class LoadedProgram:
-    """A Program made ready to run: size operations by epoch, native tables, constants in the memories that read them."""
-
-    def __init__(self, program: Program, executor: Executor, compile_host: Callable[[Any], list[Any]], accelerator: Accelerator | None,
-                 memory_limit: int | None = None) -> None:
-        self.program, self.executor, self.accelerator, self.memory_limit = program, executor, accelerator, memory_limit
-        self.ops, self.registers, self.symbol_registers = encode_sizes(_sizes(program.slots))
-        epoch_of = np.array([program.epochs[int(row[1])] for row in self.ops], np.int64)
-        count = 1 + max(program.epochs, default=0)
-        self.ops_of_epoch = [np.ascontiguousarray(self.ops[epoch_of == e]) for e in range(count)]
-        self.host = LoadedSide(program.sides[HOST], compile_host(program.sides[HOST].kernels))
-        device = program.sides[DEVICE]
-        self.device = LoadedSide(device, accelerator.compile(device.kernels)) if accelerator is not None else None
-        self.device_constants = [self._upload(a) for a in device.constants] if accelerator is not None else []
-        self.output_epochs = [max((program.epochs[r] for r in (*t.shape, t.offset)), default=0) for t in program.outputs]
-        self.checks = [[c for c in program.checks if c.epoch == e] for e in range(count)]
-        self.function_rows = np.array(self.host.handles, np.int64)
-
-    def _upload(self, array: np.ndarray) -> Any:
-        assert self.accelerator is not None
-        buffer = self.accelerator.empty(max(array.nbytes, 1))
-        self.accelerator.copy_in(buffer, 0, array)
-        return buffer
-
-
-def _sizes(slots: list[tuple[str, Any]]) -> SizeProgram:
-    program = SizeProgram()
-    program.slots = slots
-    return program
+def check_out(name: str, given: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Raise unless the caller's buffer is what the output needs."""
+    if given.dtype != dtype:
+        raise InputError(f"the buffer for output {name!r} must be {dtype}, not {given.dtype}")
+    if given.shape != shape:
+        raise ShapeError(f"the buffer for output {name!r} must have the shape {list(shape)}, not {list(given.shape)}")
 
 
 class Frame:
@@ -99,9 +61,12 @@ class Frame:
         self.objects: list[Any] = [None] * program.objects
         self.inputs: list[Any] = []
         self.outputs: list[np.ndarray | None] = [None] * len(program.outputs)
+        self.out_buffers: Mapping[int, np.ndarray] = {}
         self.symbols: dict[int, tuple[int, ...]] = {}
         epochs = len(loaded.ops_of_epoch)
         self.arenas: list[np.ndarray] = [NOTHING] * epochs
+        self.idle = [0] * epochs
+        self.held = self.used = 0
         side = program.sides[HOST]
         self.bases = np.zeros(len(side.bases), np.int64)
         for number, which in loaded.host.by_kind.get("constant", ()):
@@ -112,6 +77,8 @@ class Frame:
         self.steps[:, 1] = loaded.host.words_at + self.words.ctypes.data
         self.steps[:, 3] = side.step_nodes
         self.context_address, self.steps_address = int(self.context.ctypes.data), int(self.steps.ctypes.data)
+        self.registers_address, self.bases_address = int(self.registers.ctypes.data), int(self.bases.ctypes.data)
+        self.words_address = int(self.words.ctypes.data)
         self.device_arenas: list[Any] = [None] * epochs
         self.device_sizes = [0] * epochs
         self.device_bases = np.zeros(len(program.sides[DEVICE].bases), np.int64)
@@ -123,22 +90,22 @@ class Frame:
         self.objects = [None] * len(self.objects)
 
     # binding
-    def bind(self, epoch: int, symbols: Sequence[SymbolRef], given: Sequence[np.ndarray | None] | None) -> None:
-        """Read the symbols of an epoch, compute what follows from them, check, and make room."""
-        values = tuple(self._symbol(s, given) for s in symbols)
-        if self.symbols.pop(epoch, None) != values or epoch:
-            for s, value in zip(symbols, values, strict=True):
-                self.registers[s.register] = value
-            ops = self.loaded.ops_of_epoch[epoch]
-            bad = self.loaded.executor.run_sizes(ops.ctypes.data, len(ops), self.registers.ctypes.data)
-            if bad >= 0:
-                _, _, x, y, _ = ops[bad]
-                raise ShapeError(f"sizes {self.registers[x]} and {self.registers[y]} do not broadcast")
+    def bind(self, epoch: int, symbols: Sequence[SymbolRef], given: Sequence[np.ndarray | None] | None) -> bool:
+        """Read the symbols of an epoch; where they are new compute what follows from them, check, and make room (true)."""
+        values = tuple([self._symbol(s, given) for s in symbols])
+        new = self.symbols.pop(epoch, None) != values or epoch > 0
+        if new:
+            self._compute(epoch, symbols, values)
             self._check(epoch)
             self._room(epoch)
+            if len(self.loaded.host.tasks):
+                self.steps[:, 2] = self.registers[self.loaded.host.tasks]
         self.symbols[epoch] = values
-        self._outputs(epoch)
+        for k, number, ref, dtype in self.loaded.outputs_of_epoch[epoch]:
+            self.outputs[k] = out = self._out(k, ref, dtype)
+            self.bases[number] = out.ctypes.data
         self._fill()
+        return new
 
     def _symbol(self, s: SymbolRef, given: Sequence[np.ndarray | None] | None) -> int:
         array: Any = given[s.input] if given is not None and s.input >= 0 else self.array(s.tensor)
@@ -146,6 +113,15 @@ class Frame:
             return int(array.shape[s.axis])
         item = array.ravel()[s.element] if array.ndim else array[()]
         return real_word(float(item)) if s.real else int(item)
+
+    def _compute(self, epoch: int, symbols: Sequence[SymbolRef], values: Sequence[int]) -> None:
+        for s, value in zip(symbols, values, strict=True):
+            self.registers[s.register] = value if value < 1 << 63 else (1 << 63) - 1
+        ops = self.loaded.ops_of_epoch[epoch]
+        bad = self.loaded.executor.run_sizes(self.loaded.ops_addresses[epoch], len(ops), self.registers_address)
+        if bad >= 0:
+            _, _, x, y, _ = ops[bad]
+            raise ShapeError(f"sizes {self.registers[x]} and {self.registers[y]} do not broadcast, where {self._told('')}")
 
     def _check(self, epoch: int) -> None:
         for check in self.loaded.checks[epoch]:
@@ -163,51 +139,46 @@ class Frame:
         loaded = self.loaded
         host, device = (loaded.program.sides[s].arena_registers for s in (HOST, DEVICE))
         need = int(self.registers[host[epoch]])
-        total = need + sum(a.nbytes for e, a in enumerate(self.arenas) if e != epoch)
-        if loaded.memory_limit is not None and total > loaded.memory_limit:
-            raise MemoryLimitError(f"this run needs {total:,} bytes of working memory, memory_limit is {loaded.memory_limit:,}; "
+        self.used = need + sum(a.nbytes for e, a in enumerate(self.arenas) if e != epoch)
+        if loaded.memory_limit is not None and self.held + self.used > loaded.memory_limit:
+            raise MemoryLimitError(f"this run needs {self.held + self.used:,} bytes of working memory, memory_limit is {loaded.memory_limit:,}; "
                                    "use smaller inputs or raise memory_limit")
-        if need > self.arenas[epoch].size - ALIGNMENT or need * 4 < self.arenas[epoch].size - (1 << 20):
-            self.arenas[epoch] = NOTHING
+        have = self.arenas[epoch].size
+        self.idle[epoch] = self.idle[epoch] + 1 if need * 4 < have - (1 << 20) else 0
+        if need > have - ALIGNMENT or self.idle[epoch] > PATIENCE:
+            self.arenas[epoch], self.idle[epoch] = NOTHING, 0
             self.arenas[epoch] = room((need + ALIGNMENT,), np.dtype(np.uint8), "working memory")
-        for number, which in loaded.host.by_kind.get("arena", ()):
-            if which == epoch:
+            for number in loaded.arena_bases[epoch]:
                 self.bases[number] = aligned(self.arenas[epoch])
         if loaded.accelerator is not None and loaded.device is not None:
-            need = int(self.registers[device[epoch]])
-            if self.device_arenas[epoch] is None or need > self.device_sizes[epoch]:
-                self.device_arenas[epoch], self.device_sizes[epoch] = loaded.accelerator.empty(max(need, 1)), need
-            for number, which in loaded.device.by_kind.get("arena", ()):
-                if which == epoch:
-                    self.device_bases[number] = self.device_arenas[epoch].address
+            self._device_room(epoch, int(self.registers[device[epoch]]))
 
-    def _outputs(self, epoch: int) -> None:
-        by_number = {which: number for number, which in self.loaded.host.by_kind.get("output", ())}
-        for k, number in by_number.items():
-            if self.loaded.output_epochs[k] == epoch:
-                ref = self.loaded.program.outputs[k]
-                out = self.given_out(k, ref)
-                self.outputs[k] = out
-                self.bases[number] = out.ctypes.data
+    def _device_room(self, epoch: int, need: int) -> None:
+        loaded = self.loaded
+        assert loaded.accelerator is not None and loaded.device is not None
+        self.used += need
+        if self.device_arenas[epoch] is None or need > self.device_sizes[epoch]:
+            self.device_arenas[epoch], self.device_sizes[epoch] = loaded.accelerator.empty(max(need, 1)), need
+        for number, which in loaded.device.by_kind.get("arena", ()):
+            if which == epoch:
+                self.device_bases[number] = self.device_arenas[epoch].address
 
-    def given_out(self, k: int, ref: TensorRef) -> np.ndarray:
+    def _out(self, k: int, ref: TensorRef, dtype: np.dtype) -> np.ndarray:
         """The buffer of output `k`: the caller's where `out=` gave one, else a new one."""
         shape = self.shape(ref)
         given = self.out_buffers.get(k)
-        if given is None:
-            return room(shape, types.numpy_dtype(ref.dtype), f"output {ref.name!r}")
-        return given
-
-    out_buffers: Mapping[int, np.ndarray] = {}
+        if given is not None:
+            check_out(ref.name, given, shape, dtype)
+            return given
+        return room(shape, dtype, f"output {ref.name!r}")
 
     def _fill(self) -> None:
         side = self.loaded.host
-        for number, which in side.by_kind.get("input", ()):
+        for number, which in side.inputs:
             self.bases[number] = self.inputs[which].ctypes.data
-        self.loaded.executor.fill(self.words.ctypes.data, self.bases.ctypes.data, self.registers.ctypes.data,
-                                  side.word_bases.ctypes.data, side.word_registers.ctypes.data, len(side.word_bases))
-        if len(side.tasks):
-            self.steps[:, 2] = self.registers[side.tasks]
+        if side.word_count:
+            self.loaded.executor.fill(self.words_address, self.bases_address, self.registers_address, side.bases_address,
+                                      side.registers_address, side.word_count)
         if self.loaded.device is not None and len(self.loaded.device.word_bases):
             self._fill_device(self.loaded.device)
 

@@ -1,0 +1,256 @@
+"""Procedures with the variants compiled so far, and which of them serves a call."""
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from gpuonnx.devices.device import Accelerator
+from gpuonnx.errors import CompileError, ShapeError
+from gpuonnx.importer.procedure import Argument, Procedure
+from gpuonnx.ir import types
+from gpuonnx.ir.sizes import SizeProgram
+from gpuonnx.kernels.cpu.executor import Executor
+from gpuonnx.planner.program import Program
+from gpuonnx.runtime.execute import Runner
+from gpuonnx.runtime.frame import Frame
+from gpuonnx.runtime.loaded import LoadedProgram
+from gpuonnx.runtime.saved import Compiled, Library
+
+SMALL_ELEMENTS = 64
+MOST_RECENT = 256
+
+
+@dataclass
+class Stats:
+    """Counters of a session: variants of procedures ready to run, kernels compiled here and found in the cache, new sizes
+    bound, calls of `run`, and the most working memory that one run has taken, in bytes (inputs and outputs apart)."""
+
+    variants: int = 0
+    compiled: int = 0
+    cache_hits: int = 0
+    bindings: int = 0
+    runs: int = 0
+    peak_bytes: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def bound(self, used: int) -> None:
+        """New sizes, with the working memory that they need."""
+        with self._lock:
+            self.bindings += 1
+            self.peak_bytes = max(self.peak_bytes, used)
+
+    def ran(self) -> None:
+        with self._lock:
+            self.runs += 1
+
+    def took(self, variants: int) -> None:
+        with self._lock:
+            self.variants += variants
+
+
+@dataclass
+class Context:
+    """What all procedures of a session share."""
+
+    executor: Executor
+    pool: Any
+    compile: Callable[[Procedure, Sequence[Argument]], Compiled]
+    load: Callable[[Program], LoadedProgram]
+    accelerator: Accelerator | None
+    stats: Stats
+    loop_limit: int = 1 << 31
+    library: Library | None = None
+
+
+class Variant:
+    """One compiled variant of a procedure, ready to run: its program, its bodies, and what runs after it."""
+
+    def __init__(self, compiled: Compiled, loaded: LoadedProgram, owner: Executable, path: str) -> None:
+        self.compiled, self.loaded, self.path = compiled, loaded, path
+        self.questions = SizeProgram()
+        self.questions.slots = compiled.questions
+        self.shapes = [None if s is None else tuple(x if isinstance(x, int) else None for x in s) for s in compiled.shapes]
+        self.frames: list[Frame] = []
+        self.lock = threading.Lock()
+        self._hot: Compiled | None = None
+        self.by_shape = all(element is None for _, _, element in compiled.sources.values())
+        self._owner = owner
+        context = owner.context
+        bodies = enumerate(compiled.program.procedures)
+        self.bodies = [Executable(body, context, f"{path}/body {k}", partial(self._hot_body, k)) for k, body in bodies]
+        self.rest = None if compiled.rest is None else Executable(compiled.rest, context, f"{path}/rest", self._hot_rest)
+
+    @property
+    def key(self) -> str:
+        return self.compiled.key_text
+
+    @property
+    def texts(self) -> Mapping[str, Any]:
+        """The IR by stage; of a variant from the cache it is made again."""
+        return self.compiled.texts or self.hot().texts
+
+    def hot(self) -> Compiled:
+        """Compiled again from the model, for procedures that came from the cache without their nodes."""
+        if self._hot is None:
+            self._hot = self._owner.context.compile(self._owner.hot(), self.compiled.arguments)
+        return self._hot
+
+    def _hot_body(self, number: int) -> Procedure:
+        body: Procedure = self.hot().program.procedures[number]
+        return body
+
+    def _hot_rest(self) -> Procedure:
+        rest = self.hot().rest
+        assert rest is not None
+        return rest
+
+    def fits(self, arguments: Sequence[Argument]) -> bool:
+        """Whether a call's types, ranks, fixed sizes and answers are those of this variant."""
+        for argument, shape, first in zip(arguments, self.shapes, self.compiled.arguments, strict=True):
+            if (argument.shape is None) != (shape is None) or argument.dtype != first.dtype:
+                return False
+            if shape is not None and argument.shape is not None:
+                if len(shape) != len(argument.shape) or any(s is not None and s != a for s, a in zip(shape, argument.shape, strict=True)):
+                    return False
+        if not self._repeated(arguments):
+            return False
+        if not self.compiled.answers:
+            return True
+        binding = {name: _given(source, arguments) for name, source in self.compiled.sources.items()}
+        if any(v is None for v in binding.values()):
+            return False
+        try:
+            values = self.questions.run(binding)  # type: ignore[arg-type]
+        except ShapeError:
+            return False
+        return all(values[r] == answer for r, answer in self.compiled.answers)
+
+    def _repeated(self, arguments: Sequence[Argument]) -> bool:
+        """One symbol on several axes: the sizes must agree."""
+        seen: dict[str, int] = {}
+        for argument, shape in zip(arguments, self.compiled.shapes, strict=True):
+            for size, symbol in zip(argument.shape or (), shape or (), strict=True):
+                if isinstance(symbol, str) and seen.setdefault(symbol, size) != size:
+                    return False
+        return True
+
+    def lease(self) -> Frame:
+        with self.lock:
+            if self.frames:
+                return self.frames.pop()
+        return Frame(self.loaded)
+
+    def give_back(self, frame: Frame) -> None:
+        frame.release()
+        with self.lock:
+            self.frames.append(frame)
+
+
+def _given(source: tuple[int, int | None, int | None], arguments: Sequence[Argument]) -> int | float | None:
+    number, axis, element = source
+    argument = arguments[number]
+    if axis is not None:
+        return (argument.shape or ())[axis]
+    if argument.elements is None or element is None or argument.elements.size <= element:
+        return None
+    item = argument.elements.ravel()[element]
+    return float(item) if argument.elements.dtype.kind == "f" else int(item)
+
+
+def argument_of(value: Any, dtype: str) -> Argument:
+    """What lowering may know of an input."""
+    if not isinstance(value, np.ndarray):
+        return Argument(dtype, None)
+    small = value.size <= SMALL_ELEMENTS and (value.dtype.kind in "iub" or value.dtype == np.float32)
+    return Argument(dtype, tuple(value.shape), value if small else None)
+
+
+class Executable:
+    """A procedure with the variants compiled so far; `restore` gives it its nodes where the cache left them out."""
+
+    def __init__(self, procedure: Procedure, context: Context, path: str = "main", restore: Callable[[], Procedure] | None = None) -> None:
+        self.procedure, self.context, self.path, self.restore = procedure, context, path, restore
+        self.variants: list[Variant] = []
+        self.recent: dict[tuple[Any, ...], Variant] = {}
+        self.lock = threading.RLock()
+        self._searched = False
+
+    def hot(self) -> Procedure:
+        """The procedure with its nodes."""
+        if self.procedure.cold and self.restore is not None:
+            self.procedure = self.restore()
+        return self.procedure
+
+    def variant(self, values: Sequence[Any]) -> Variant:
+        """The variant for these inputs, compiled if it is new. One that hangs on shapes alone is remembered by them."""
+        signature = tuple([(v.shape, v.dtype) if isinstance(v, np.ndarray) else None for v in values])
+        found = self.recent.get(signature)
+        if found is None:
+            found = self._find(values)
+            if found.by_shape:
+                if len(self.recent) >= MOST_RECENT:
+                    self.recent = {}
+                self.recent[signature] = found
+        return found
+
+    def _find(self, values: Sequence[Any]) -> Variant:
+        arguments = [argument_of(v, dtype_of(v, info.dtype)) for v, info in zip(values, self.procedure.inputs, strict=True)]
+        known = self._known(arguments)
+        if known is not None:
+            return known
+        with self.lock:
+            self.search()
+            known = self._known(arguments)
+            return known if known is not None else self._compile(arguments)
+
+    def _known(self, arguments: Sequence[Argument]) -> Variant | None:
+        variants = self.variants
+        for k, known in enumerate(variants):
+            if known.fits(arguments):
+                if k:
+                    with self.lock:
+                        self.variants = [known, *(v for v in self.variants if v is not known)]
+                return known
+        return None
+
+    def _compile(self, arguments: Sequence[Argument]) -> Variant:
+        compiled = self.context.compile(self.hot(), arguments)
+        number = len(self.variants)
+        made = Variant(compiled, self.context.load(compiled.program), self, f"{self.path}/{number}")
+        self.variants = [made, *self.variants]
+        self.context.stats.took(1)
+        if self.context.library is not None:
+            self.context.library.keep(self.path, number, compiled)
+        return made
+
+    def search(self) -> None:
+        """Take over, once, what earlier processes compiled."""
+        if self._searched or self.context.library is None:
+            return
+        self._searched = True
+        for number, compiled in enumerate(self.context.library.variants(self.path)):
+            try:
+                loaded = self.context.load(compiled.program)
+            except CompileError:
+                break
+            self.variants = [*self.variants, Variant(compiled, loaded, self, f"{self.path}/{number}")]
+            self.context.stats.took(1)
+
+    def run(self, values: Sequence[Any], out: Mapping[int, np.ndarray] | None = None, held: int = 0) -> list[Any]:
+        """Outputs in order. Arrays must be C-contiguous, aligned and of the declared types. held: see Runner."""
+        variant = self.variant(values)
+        frame = variant.lease()
+        try:
+            outputs = Runner(variant, frame, self.context, held).run(values, {} if variant.rest is not None else out or {})
+        finally:
+            variant.give_back(frame)
+        return variant.rest.run(outputs, out, held) if variant.rest is not None else outputs
+
+
+def dtype_of(value: Any, declared: str) -> str:
+    return types.of_numpy(value.dtype) if isinstance(value, np.ndarray) else declared
