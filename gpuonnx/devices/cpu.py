@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from gpuonnx.codegen import depthwise, integer, integer_dot
 from gpuonnx.codegen import cpu as nests
-from gpuonnx.codegen import depthwise, integer
 from gpuonnx.codegen.cache import KernelCache
 from gpuonnx.devices.device import Wish, Wishes
 from gpuonnx.errors import UnsupportedOp
@@ -77,7 +77,7 @@ class Cpu:
         if not isinstance(node, Call) or node.kernel != "conv":
             return node
         weights = node.inputs[1].dims
-        group, kernel = node.attrs["group"], tuple(node.attrs["kernel"])
+        group = node.attrs["group"]
         if group > 1 and weights[1] == 1 and isinstance(weights[0], int) and weights[0] % group == 0:
             return replace(node, kernel="conv_depthwise")
         return node
@@ -100,7 +100,7 @@ class Cpu:
         if node.kernel == "conv_depthwise":
             return renumbered(depthwise.build(spec), node)
         if node.kernel in INTEGER:
-            return renumbered(integer.build(node.kernel, spec), node)
+            return renumbered(integer_dot.build(node.kernel, spec) or integer.build(node.kernel, spec), node)
         module = self._module(node.kernel)
         reason = module.supports(spec)
         if reason is not None:
