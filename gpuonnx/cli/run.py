@@ -4,7 +4,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +85,7 @@ def report(model: str, opened: Opened, values: dict[str, Any], outputs: dict[str
     return {
         "model": model, "device": opened.session.device, "why": opened.reason, "threads": opened.session.threads,
         "seconds": {"load": opened.seconds, "first": seconds[0], "next": float(np.median(seconds[1:])) if seconds[1:] else None},
-        "stats": asdict(opened.session.stats),
+        "stats": {name: value for name, value in vars(opened.session.stats).items() if isinstance(value, (int, float))},
         "inputs": {name: summary(value) for name, value in values.items()},
         "outputs": {name: summary(value) for name, value in outputs.items()},
     }

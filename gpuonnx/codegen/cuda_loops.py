@@ -33,7 +33,7 @@ class Loop:
 
 def ordered(axes: Sequence[int], sizes: Sequence[Dim], store: Mapping[int, Dim]) -> list[int]:
     """Outer to inner: axes that lie densely in the store come last, innermost the one of stride 1; the others keep their order."""
-    rest, tail = list(axes), []
+    rest, tail = list(axes), list[int]()
     wanted: Dim = 1
     while rest:
         found = next((a for a in reversed(rest) if same(store.get(a, 0), wanted)), None)

@@ -40,7 +40,8 @@ def step(name: str, text: str, words: Words, tasks: Dim, threads: int = THREADS)
 
 def blocks(count: Dim, per: Dim) -> Dim:
     """Blocks for `count` items of which a block takes `per` at a time."""
-    return dmin(floordiv(count + per - 1, per), MAX_BLOCKS)
+    number: Dim = dmin(floordiv(count + per - 1, per), MAX_BLOCKS)
+    return number
 
 
 class NestText:

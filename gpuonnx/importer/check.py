@@ -38,7 +38,8 @@ def check(model: onnx.ModelProto, max_nodes: int, max_depth: int, label: str) ->
             _check_function(function)
         _bound_expansion(model, functions, counts, max_nodes)
     except UnicodeDecodeError as error:
-        raise ModelError(f"{label} is damaged: a name in it is no UTF-8 ({error.reason} at byte {error.start}); export or download it again") from error
+        raise ModelError(f"{label} is damaged: a name in it is no UTF-8 ({error.reason} at byte {error.start}); "
+                         "export or download it again") from error
     except ModelError as error:
         raise ModelError(f"{label}: {error}") from error.__cause__
     return opsets, functions

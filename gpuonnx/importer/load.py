@@ -140,7 +140,8 @@ def _serialized(model: Any) -> bytes:
     try:
         return bytes(model.SerializeToString())
     except (ValueError, EncodeError) as error:
-        raise ModelError(f"the given ModelProto cannot be serialized ({error}); above 2 GiB, save it with external data and load it by path") from error
+        raise ModelError(f"the given ModelProto cannot be serialized ({error}); above 2 GiB, save it with external data "
+                         "and load it by path") from error
 
 
 def _from_file_object(file: Any, limits: Limits) -> tuple[str, bytes, Path | None]:

@@ -160,9 +160,10 @@ def _from_field(proto: onnx.TensorProto, dtype: str, count: int) -> np.ndarray:
     if packed:
         return _unpack((array & 255).astype(np.uint8), dtype, count)
     if dtype in ("c64", "c128"):
-        return array.view(target)
+        pairs: np.ndarray = array.view(target)
+        return pairs
     if dtype == "bool":
-        return array != 0
+        return np.asarray(array != 0)
     if TYPES[dtype].kind == "f" and name == "int32_data":
         return array.astype(f"u{target.itemsize}").view(target)
     return array if array.dtype == target else array.astype(target)

@@ -11,7 +11,7 @@ from gpuonnx.ops import conv as standard_conv
 from gpuonnx.ops import normalize
 from gpuonnx.ops import quantize as q
 from gpuonnx.ops.activation import leaky_relu
-from gpuonnx.ops.matmul import gemm, matrix_product, scaled, transposed
+from gpuonnx.ops.matmul import gemm, integer_product, matrix_product, one_or_many, scaled, transposed
 from gpuonnx.ops.registry import op
 from gpuonnx.ops.window import Ints
 
@@ -136,7 +136,7 @@ def skip_simplified_layer_normalization(x: Tensor, skip: Tensor, gamma: Tensor, 
 @microsoft("MatMulIntegerToFloat")
 def matmul_integer_to_float(a: Tensor, b: Tensor, a_scale: Tensor, b_scale: Tensor, a_zero_point: Tensor | None = None,
                             b_zero_point: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-    total = q.integer_product(a, b, a_zero_point and q.one_or_many(a_zero_point), b_zero_point and q.one_or_many(b_zero_point))
+    total = integer_product(a, b, a_zero_point and one_or_many(a_zero_point), b_zero_point and one_or_many(b_zero_point))
     y = total.cast("f32") * (q.along_rows(a_scale) * b_scale)
     return y if bias is None else y + bias
 

@@ -1,6 +1,7 @@
 """Pooling: Reduces over windows whose elements outside the input do not count."""
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from gpuonnx.ir.build import Tensor, dim, product, tensor_map, tensor_reduce, tensor_scatter
@@ -44,7 +45,7 @@ def chosen_positions(x: Tensor, window: Window, storage_order: int) -> Tensor:
     ranges = (*x.shape[:2], *window.out, taps)
 
     def tap(flat: Expr) -> list[Expr]:
-        out = []
+        out: list[Expr] = []
         for size in reversed(window.kernel):
             out.insert(0, flat % dim(size))
             flat = flat // dim(size)
@@ -97,7 +98,7 @@ def counted(at: tuple[Expr, ...], x: Tensor, window: Window, padded: bool, dtype
         whole = False
         total = total * (last - first)
     if whole:
-        return const(float(product(window.kernel)), dtype)
+        return const(float(math.prod(window.kernel)), dtype)
     return cast(total, dtype)
 
 
@@ -154,7 +155,7 @@ def max_unpool(x: Tensor, i: Tensor, output_shape: Dims | None = None, *, kernel
     inner = (*x.shape[:2], *implied)
     zeros = tensor_map((product(inner),), x.dtype, lambda *_: const(0, compute(x.dtype)))
     flat, places = x.reshape(product(x.shape)), i.reshape(product(x.shape))
-    y = tensor_scatter(zeros, flat.shape, lambda k: [cast(places.at(k), "ix")], lambda k: flat.at(k)).reshape(inner)
+    y = tensor_scatter(zeros, flat.shape, lambda k: [cast(places.at(k), "ix")], lambda k: flat.at(k)).reshape(*inner)
     if output_shape is None:
         return y
     wanted = tuple(output_shape)

@@ -6,10 +6,10 @@ from gpuonnx.ir.expr import Expr, apply
 from gpuonnx.ir.formula import equal, maximum, minimum, select
 from gpuonnx.ir.types import BITS, BY_ONNX, compute, kind, size
 from gpuonnx.ops.cast import converted
-from gpuonnx.ops.conv import Ints, integer_convolution, kernel_of
+from gpuonnx.ops.conv import integer_convolution, kernel_of
 from gpuonnx.ops.matmul import integer_product, one_or_many
 from gpuonnx.ops.registry import op
-from gpuonnx.ops.window import Window, spatial
+from gpuonnx.ops.window import Ints, Window, spatial
 
 
 def spread(t: Tensor, x: Tensor, axis: int, block_size: int = 0) -> Tensor:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from gpuonnx.errors import ModelError
 from gpuonnx.ir import dims as d
@@ -215,11 +216,16 @@ def upsample(x: Tensor, scales: Dims, *, mode: str = "nearest") -> Tensor:
     return resize_10(x, scales, mode=mode)
 
 
+def known_scales(scales: Sequence[float]) -> Any:
+    """Scales from an attribute, as those that come in a tensor."""
+    return list(scales)
+
+
 @op("Upsample", since=7)
 def upsample_7(x: Tensor, *, mode: str = "nearest", scales: list[float]) -> Tensor:
-    return resize_10(x, list(scales), mode=mode)
+    return resize_10(x, known_scales(scales), mode=mode)
 
 
 @op("Upsample", since=1)
 def upsample_1(x: Tensor, *, height_scale: float, mode: str = "nearest", width_scale: float) -> Tensor:
-    return resize_10(x, [1.0, 1.0, height_scale, width_scale], mode="linear" if mode == "bilinear" else mode)
+    return resize_10(x, known_scales([1.0, 1.0, height_scale, width_scale]), mode="linear" if mode == "bilinear" else mode)

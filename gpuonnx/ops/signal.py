@@ -31,9 +31,9 @@ def transform(real: Tensor, imaginary: Tensor | None, bins: Dim, inverse: bool) 
     length = real.shape[-1]
     matrix = fourier_matrix(length, bins, sign, real.dtype)
     shape = (*real.shape[:-1], bins, 2)
-    y = matrix_product(real, matrix).reshape(shape)
+    y = matrix_product(real, matrix).reshape(*shape)
     if imaginary is not None:
-        z = matrix_product(imaginary, matrix).reshape(shape)
+        z = matrix_product(imaginary, matrix).reshape(*shape)
         y = tensor_map(shape, y.dtype, lambda *i: select(equal(i[-1], dim(0)), y.at(*i) - z.at(*i[:-1], dim(1)), y.at(*i) + z.at(*i[:-1], dim(0))))
     if inverse:
         y = y / tensor_map((), y.dtype, lambda: cast(dim(length), compute(y.dtype)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -102,7 +102,7 @@ class Folding:
         array = self.edit.constants[node.inputs[0]]
         if not d.known(*node.out.dims):
             return None
-        shape = tuple(int(s) for s in node.out.dims)
+        shape = tuple(cast(int, s) for s in node.out.dims)
         if node.index is None:
             return (array.reshape(shape),) if array.size == int(np.prod(shape)) else None
         if int(np.prod(shape)) > max(array.size, SMALL):
@@ -138,7 +138,7 @@ def guarded(compute_it: Callable[[], Any]) -> tuple[np.ndarray, ...] | None:
 
 def fixed(node: Any) -> bool:
     """Whether the node's expressions hang on no symbol and no random number."""
-    roots = (node.expr,) if hasattr(node, "expr") else ()
+    roots: tuple[Any, ...] = (node.expr,) if hasattr(node, "expr") else ()
     roots += tuple(node.index) if isinstance(node, g.Scatter) else ()
     return not any(x.op == "dim" and not d.known(x.value) or "philox" in x.op or "random" in x.op for x in postorder(roots))
 
@@ -152,7 +152,7 @@ def strided(array: np.ndarray, node: g.View, shape: tuple[int, ...]) -> tuple[np
     found = strides_of(node.index, array.strides, len(shape))
     if found is None or not d.known(found[0], *found[1]) or 0 in shape:
         return None
-    offset, strides = int(found[0]), tuple(int(s) for s in found[1])
+    offset, strides = cast(int, found[0]), tuple(cast(int, s) for s in found[1])
     ends = [(min(0, t * (s - 1)), max(0, t * (s - 1))) for s, t in zip(shape, strides, strict=True)]
     low, high = offset + sum(e[0] for e in ends), offset + sum(e[1] for e in ends)
     limit = sum(abs(t) * (s - 1) for s, t in zip(array.shape, array.strides, strict=True))

@@ -4,6 +4,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from gpuonnx.ir import graph as g
 from gpuonnx.ir.expr import Expr, postorder
 
@@ -77,7 +79,7 @@ class Edit:
         return regraph(self.graph, self.nodes, self.constants, self.renamed)
 
 
-def regraph(graph: g.Graph, nodes: list[g.Node], constants: dict[g.Value, g.np.ndarray], renamed: Mapping[g.Value, g.Value]) -> g.Graph:
+def regraph(graph: g.Graph, nodes: list[g.Node], constants: dict[g.Value, np.ndarray], renamed: Mapping[g.Value, g.Value]) -> g.Graph:
     """The same inputs, outputs, symbols and requirements over other nodes."""
     symbols = {name: s if s.value not in renamed else g.Source(renamed[s.value], s.axis, s.element) for name, s in graph.symbols.items()}
     outputs = tuple(renamed.get(v, v) for v in graph.outputs)

@@ -106,7 +106,7 @@ def packing(layout: Layout, room: Ref, dtype: str, nr: int, unit: int, depth: Di
     group, *taps, inner, columns = layout.shape
     steps = []
     for number in range(math.prod(int(str(t)) for t in taps)):
-        at, rest = [], number
+        at, rest = list[int](), number
         for t in reversed(taps):
             at.insert(0, rest % int(str(t)))
             rest //= int(str(t))

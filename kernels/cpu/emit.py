@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from gpuonnx.ir.dims import Dim
 from gpuonnx.ir.expr import Expr
@@ -84,8 +84,8 @@ def affine(e: Expr, forms: Sequence[Affine]) -> Affine:
     """An index expression over kernel axes, where `forms[k]` is the output's axis k over kernel axes."""
     axes = len(forms[0][0]) if forms else 0
     match e.op:
-        case "index": return forms[e.value]
-        case "const" | "dim": return (0,) * axes, e.value
+        case "index": return forms[cast(int, e.value)]
+        case "const" | "dim": return (0,) * axes, cast(Dim, e.value)
         case "neg": return _scaled(affine(e.args[0], forms), -1)
         case "cast" if e.dtype == INDEX: return affine(e.args[0], forms)
         case "add": return _sum(affine(e.args[0], forms), affine(e.args[1], forms))

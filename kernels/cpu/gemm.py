@@ -18,7 +18,8 @@ LEAST_WORK = 1 << 18
 
 
 def ceildiv(a: Dim, b: Dim) -> Dim:
-    return floordiv(a + b - 1, b)
+    quotient: Dim = floordiv(a + b - 1, b)
+    return quotient
 
 
 @dataclass(frozen=True)

@@ -20,5 +20,5 @@ def pointer(dtype: str) -> Any:
     def typed(typing: Any, address: Any) -> Any:
         def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
-        return types.CPointer(element)(types.int64), code
+        return types.CPointer(element)(types.int64), code  # type: ignore[no-untyped-call]
     return typed

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from gpuonnx.errors import CompileError
 from gpuonnx.ir.expr import Expr
 from gpuonnx.ir.types import INDEX, kind
 from gpuonnx.kernels.cuda.words import Access, Words
@@ -198,6 +199,8 @@ def scalar(name: str, args: list[str], dtypes: list[str], result: str) -> str:
     """A row of the scalar table as text: its CUDA column is a format string or a function of (arguments, types, result type)."""
     from gpuonnx.ir.scalar import SCALARS
     row = SCALARS[name].cuda
+    if row is None:
+        raise CompileError(f"the scalar function {name} has no CUDA text")
     return row.format(*args) if isinstance(row, str) else row(args, dtypes, result)
 
 
