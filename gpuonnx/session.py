@@ -161,31 +161,39 @@ class Session:
         Raises InputError, ShapeError."""
         from gpuonnx.runtime.feed import prepare
         values = prepare(self.procedure.inputs, inputs)
-        names = tuple(outputs) if outputs is not None else self.procedure.outputs
+        names = self.procedure.outputs if outputs is None else (outputs,) if isinstance(outputs, str) else tuple(outputs)
         executable = self._executable(names)
-        checked = {k: self._buffer(k, v, names) for k, v in (out or {}).items()}
-        buffers = {names.index(k): v for k, v in checked.items()}
+        buffers = self._buffers(out, names, values) if out else {}
         with time_limit(timeout):
             results = executable.run(values, buffers)
         self.stats.ran()
         return dict(zip(names, results, strict=True))
 
-    def _buffer(self, name: str, array: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
-        if name not in names:
-            raise InputError(f"out names {name!r}, which is not an output that is computed; those are {', '.join(names)}")
-        if not array.flags.c_contiguous or not array.flags.writeable:
-            raise InputError(f"the buffer for output {name!r} must be C-contiguous and writeable")
-        return array
+    def _buffers(self, out: Mapping[str, np.ndarray], names: tuple[str, ...], values: list[Any]) -> dict[int, np.ndarray]:
+        """The caller's buffers by output number. Raises InputError for one that cannot be filled while the inputs are read."""
+        for name, array in out.items():
+            if name not in names:
+                raise InputError(f"out names {name!r}, which is not an output that is computed; those are {', '.join(names)}")
+            if not isinstance(array, np.ndarray) or not array.flags.c_contiguous or not array.flags.writeable or not array.flags.aligned:
+                raise InputError(f"the buffer for output {name!r} must be a C-contiguous, aligned and writeable NumPy array")
+            for info, value in zip(self.procedure.inputs, values, strict=True):
+                if isinstance(value, np.ndarray) and np.may_share_memory(array, value):
+                    raise InputError(f"the buffer for output {name!r} overlaps input {info.name!r}; give {info.name}.copy() or another buffer")
+            for other, second in out.items():
+                if other != name and np.may_share_memory(array, second):
+                    raise InputError(f"the buffers for outputs {name!r} and {other!r} overlap")
+        return {names.index(k): v for k, v in out.items()}
 
     def _executable(self, names: tuple[str, ...]) -> Executable:
         if names == self.procedure.outputs:
             return self._main
-        if names not in self._pruned:
+        found = self._pruned.get(names)
+        if found is None:
             unknown = [n for n in names if n not in self.procedure.outputs]
             if unknown:
                 raise InputError(f"there is no output {unknown[0]!r}; outputs are {', '.join(self.procedure.outputs)}")
-            self._pruned[names] = self._pruned_to(names)
-        return self._pruned[names]
+            found = self._pruned.setdefault(names, self._pruned_to(names))
+        return found
 
     def _pruned_to(self, names: tuple[str, ...]) -> Executable:
         infos = {i.name: i for i in self.procedure.output_infos}

@@ -15,16 +15,23 @@ from gpuonnx.ir import types
 def prepare(infos: Sequence[InputInfo], given: Any) -> list[Any]:
     """Values in the order of `infos`. Raises InputError naming the input, what was expected and what came."""
     named = _named(infos, given)
+    found = [named.get(info.name) for info in infos]
+    if len(named) != len(infos) or any([v is None for v in found]):
+        _names(infos, named)
+    return [_value(info, value) for info, value in zip(infos, found, strict=True)]
+
+
+def _names(infos: Sequence[InputInfo], named: Mapping[str, Any]) -> None:
+    """Raise InputError for a name that is no input's, or an input that is not there."""
     unknown = [n for n in named if n not in {i.name for i in infos}]
     if unknown:
         folded = {i.name.casefold(): i.name for i in infos}
-        close = difflib.get_close_matches(unknown[0].casefold(), list(folded), 1, 0.5)
+        close = difflib.get_close_matches(str(unknown[0]).casefold(), list(folded), 1, 0.5)
         hint = f"; did you mean {folded[close[0]]!r}?" if close else "."
         raise InputError(f"there is no input {unknown[0]!r}{hint} Inputs are {_listed(infos)}")
     missing = [i for i in infos if i.name not in named and not i.optional]
     if missing:
         raise InputError(f"input {missing[0].name!r} is missing; inputs are {_listed(infos)}")
-    return [_value(info, named.get(info.name)) for info in infos]
 
 
 def _listed(infos: Sequence[InputInfo]) -> str:
@@ -65,22 +72,28 @@ def _tensor(info: InputInfo, value: Any) -> np.ndarray:
     if value is None:
         raise InputError(f"input {info.name!r} is None; it must be a tensor of {info.dtype}")
     array = _array(info, value)
-    wanted = types.numpy_dtype(info.dtype)
     if info.dtype == "str":
-        if info.dims is not None:
-            _check_shape(info, array)
-        return np.array(np.vectorize(_text, otypes=[object])(array), object, order="C") if array.size else array.astype(object)
-    native = array.dtype.newbyteorder("=")
-    if native != wanted:
-        if not isinstance(value, np.ndarray) and _fits(array, wanted):
-            array = array.astype(wanted)
-        else:
+        return _texts(info, array)
+    wanted = types.numpy_dtype(info.dtype)
+    if array.dtype != wanted and array.dtype.newbyteorder("=") != wanted:
+        if isinstance(value, np.ndarray) or not _fits(array, wanted):
             raise InputError(f"input {info.name!r} must be {wanted}, not {array.dtype}; pass {info.name}.astype({str(wanted)!r})")
+        array = array.astype(wanted)
     if info.dims is not None:
         _check_shape(info, array)
-    if array.ndim == 0:
-        return np.array(array, wanted)
-    return np.require(array, wanted, ["C", "A"])
+    if array.ndim and array.dtype == wanted and array.flags.c_contiguous and array.flags.aligned:
+        return array if type(array) is np.ndarray else np.asarray(array)
+    return np.require(array, wanted, ["C", "A"]) if array.ndim else np.array(array, wanted)
+
+
+def _texts(info: InputInfo, array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind not in "SUO" and array.dtype.kind != "T":
+        raise InputError(f"input {info.name!r} must be text, not {array.dtype}")
+    if info.dims is not None:
+        _check_shape(info, array)
+    out = np.empty(array.shape, object)
+    out[...] = np.vectorize(_text, otypes=[object])(array) if array.size else array.astype(object)
+    return out
 
 
 def _array(info: InputInfo, value: Any) -> np.ndarray:
@@ -107,8 +120,10 @@ def _text(x: Any) -> str:
 
 def _fits(array: np.ndarray, wanted: np.dtype) -> bool:
     """Python numbers and lists take the model's type where nothing is lost but float precision."""
-    if array.dtype.kind == "f" and wanted.kind in "iu" or array.dtype == object:
-        return False
+    ranks = "b iu f c".split()
+    have, want = (next((n for n, kinds in enumerate(ranks) if kind in kinds), 2) for kind in (array.dtype.kind, wanted.kind))
+    if array.dtype.kind not in "biufc" or have > want:
+        return not array.size
     if array.dtype.kind in "iu" and wanted.kind in "iu" and array.size:
         limits = np.iinfo(wanted)
         return bool(array.min() >= limits.min and array.max() <= limits.max)
