@@ -8,6 +8,7 @@ from types import ModuleType
 
 import numpy as np
 
+from gpuonnx.codegen import products
 from gpuonnx.codegen.cuda_nest import Operand, nest_step
 from gpuonnx.codegen.cuda_prefix import prefix_step
 from gpuonnx.codegen.cuda_scatter import scatter_steps
@@ -41,6 +42,8 @@ def unsupported(node: Node) -> str | None:
 
 def _unsupported_call(node: Call, inputs: list[Layout], outputs: list[Layout]) -> str | None:
     kernel = module(node.kernel)
+    if kernel is None and node.kernel in products.NAMES:
+        return unsupported_expression(expressions(products.nest(node.kernel, spec_of(node, inputs, outputs, {}), True)))
     if kernel is None:
         return f"there is no CUDA kernel {node.kernel}"
     if node.epilogue is not None and (reason := unsupported_expression((node.epilogue,))):
@@ -109,6 +112,11 @@ def build_node(node: Node, inputs: Sequence[Layout], outputs: Sequence[Layout], 
 
 def _build_call(node: Call, inputs: Sequence[Layout], outputs: Sequence[Layout], constants: Mapping[int, np.ndarray]) -> Build:
     kernel = module(node.kernel)
+    if kernel is None and node.kernel in products.NAMES:
+        nest = products.nest(node.kernel, spec_of(node, inputs, outputs, constants), True)
+        reads = [Operand(Ref("in", k), layout) for k, layout in enumerate(inputs)]
+        writes = [Operand(Ref("out", k), layout) for k, layout in enumerate(outputs)]
+        return split_steps(nest, reads, writes) or Build((nest_step(nest, reads, writes),))
     if kernel is None:
         raise UnsupportedOp(f"there is no CUDA kernel {node.kernel}")
     spec = spec_of(node, inputs, outputs, constants)

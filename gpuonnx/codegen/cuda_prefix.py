@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from gpuonnx.codegen.cuda_loops import product
 from gpuonnx.codegen.cuda_nest import COMBINE, THREADS, NestText, Operand, accumulator, fold_struct
 from gpuonnx.ir.dims import lt, select
-from gpuonnx.ir.graph import Fold, Prefix, Store
 from gpuonnx.ir.expr import index
+from gpuonnx.ir.graph import Fold, Prefix, Store
 from gpuonnx.kernels.contract import Step
 from gpuonnx.kernels.cuda.expression import TAGS
 

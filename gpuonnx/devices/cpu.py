@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from gpuonnx.codegen import depthwise, integer, integer_dot
 from gpuonnx.codegen import cpu as nests
+from gpuonnx.codegen import depthwise, integer, integer_dot
 from gpuonnx.codegen.cache import KernelCache
 from gpuonnx.devices.device import Wish, Wishes
 from gpuonnx.errors import UnsupportedOp

@@ -178,6 +178,101 @@ template <class I, class F> __device__ __forceinline__ I saturated(F x) {
   return (I)x;
 }
 
+// ---- scalar functions of ir/scalar.py that are no operators: g_<row> ------------------------------------------------------------
+#define UNARY_REAL(name, f32_text, f64_text)                                          \
+  __device__ __forceinline__ float g_##name(float x) { return f32_text; }             \
+  __device__ __forceinline__ double g_##name(double x) { return f64_text; }
+UNARY_REAL(sqrt, sqrtf(x), sqrt(x))
+UNARY_REAL(rsqrt, 1.f / sqrtf(x), 1. / sqrt(x))
+UNARY_REAL(reciprocal, 1.f / x, 1. / x)
+UNARY_REAL(exp, expf(x), exp(x))
+UNARY_REAL(exp2, exp2f(x), exp2(x))
+UNARY_REAL(expm1, expm1f(x), expm1(x))
+UNARY_REAL(log, logf(x), log(x))
+UNARY_REAL(log2, log2f(x), log2(x))
+UNARY_REAL(log10, log10f(x), log10(x))
+UNARY_REAL(log1p, log1pf(x), log1p(x))
+UNARY_REAL(sin, sinf(x), sin(x))
+UNARY_REAL(cos, cosf(x), cos(x))
+UNARY_REAL(tan, tanf(x), tan(x))
+UNARY_REAL(asin, asinf(x), asin(x))
+UNARY_REAL(acos, acosf(x), acos(x))
+UNARY_REAL(atan, atanf(x), atan(x))
+UNARY_REAL(sinh, sinhf(x), sinh(x))
+UNARY_REAL(cosh, coshf(x), cosh(x))
+UNARY_REAL(tanh, tanhf(x), tanh(x))
+UNARY_REAL(asinh, asinhf(x), asinh(x))
+UNARY_REAL(acosh, acoshf(x), acosh(x))
+UNARY_REAL(atanh, atanhf(x), atanh(x))
+UNARY_REAL(erf, erff(x), erf(x))
+UNARY_REAL(lgamma, lgammaf(x), lgamma(x))
+UNARY_REAL(sigmoid, 1.f / (1.f + expf(-x)), 1. / (1. + exp(-x)))
+template <class T> struct is_real { static const bool value = false; };
+template <> struct is_real<float> { static const bool value = true; };
+template <> struct is_real<double> { static const bool value = true; };
+__device__ __forceinline__ float g_floor(float x) { return floorf(x); }
+__device__ __forceinline__ double g_floor(double x) { return floor(x); }
+__device__ __forceinline__ float g_ceil(float x) { return ceilf(x); }
+__device__ __forceinline__ double g_ceil(double x) { return ceil(x); }
+__device__ __forceinline__ float g_trunc(float x) { return truncf(x); }
+__device__ __forceinline__ double g_trunc(double x) { return trunc(x); }
+__device__ __forceinline__ float g_rint(float x) { return rintf(x); }
+__device__ __forceinline__ double g_rint(double x) { return rint(x); }
+template <class T> __device__ __forceinline__ T g_floor(T x) { return x; }
+template <class T> __device__ __forceinline__ T g_ceil(T x) { return x; }
+template <class T> __device__ __forceinline__ T g_trunc(T x) { return x; }
+template <class T> __device__ __forceinline__ T g_rint(T x) { return x; }
+template <class T> __device__ __forceinline__ T g_max(T a, T b) { return maximum(a, b); }
+template <class T> __device__ __forceinline__ T g_min(T a, T b) { return minimum(a, b); }
+template <class T> __device__ __forceinline__ T g_fmax(T a, T b) { return a != a ? b : b != b ? a : a > b ? a : b; }
+template <class T> __device__ __forceinline__ T g_fmin(T a, T b) { return a != a ? b : b != b ? a : a < b ? a : b; }
+template <class T> __device__ __forceinline__ T g_abs(T x) { return x < (T)0 ? (T)-x : x == (T)0 ? (T)0 : x; }
+template <class T> __device__ __forceinline__ T g_sign(T x) { return x > (T)0 ? (T)1 : x < (T)0 ? (T)-1 : x; }
+template <class T> __device__ __forceinline__ T g_relu(T x) { return maximum((T)0, x); }
+template <class T> __device__ __forceinline__ bool g_isnan(T x) { return x != x; }
+__device__ __forceinline__ bool g_isinf(float x) { return x == INF_F32 || x == -INF_F32; }
+__device__ __forceinline__ bool g_isinf(double x) { return x == INF_F64 || x == -INF_F64; }
+__device__ __forceinline__ float g_div(float a, float b) { return a / b; }
+__device__ __forceinline__ double g_div(double a, double b) { return a / b; }
+template <class T> __device__ __forceinline__ T g_div(T a, T b) { return b == (T)0 ? (T)0 : b == (T)-1 ? (T)((T)0 - a) : (T)(a / b); }
+__device__ __forceinline__ float g_truncmod(float a, float b) { return fmodf(a, b); }
+__device__ __forceinline__ double g_truncmod(double a, double b) { return fmod(a, b); }
+template <class T> __device__ __forceinline__ T g_truncmod(T a, T b) { return b == (T)0 || b == (T)-1 ? (T)(b == (T)0 || (T)-1 < (T)0 ? 0 : a % b) : (T)(a % b); }
+template <class T> __device__ __forceinline__ T g_floormod(T a, T b) {
+  const T r = g_truncmod(a, b);
+  return r != (T)0 && (r < (T)0) != (b < (T)0) ? (T)(r + b) : r;
+}
+__device__ __forceinline__ float g_floordiv(float a, float b) { return floorf(a / b); }
+__device__ __forceinline__ double g_floordiv(double a, double b) { return floor(a / b); }
+template <class T> __device__ __forceinline__ T g_floordiv(T a, T b) {
+  const T q = g_div(a, b);
+  return b != (T)0 && (T)(q * b) != a && (a < (T)0) != (b < (T)0) ? (T)(q - 1) : q;
+}
+__device__ __forceinline__ float g_pow(float a, float b) { return powf(a, b); }
+__device__ __forceinline__ double g_pow(double a, double b) { return pow(a, b); }
+template <class T> __device__ __forceinline__ T g_pow(T a, T b) {
+  if (b < (T)0) return a == (T)1 ? (T)1 : a == (T)-1 ? (T)(b % 2 == 0 ? 1 : -1) : (T)0;
+  T out = 1;
+  for (u64 n = (u64)b; n; n >>= 1) {
+    if (n & 1) out = (T)(out * a);
+    a = (T)(a * a);
+  }
+  return out;
+}
+template <class T> __device__ __forceinline__ T g_shl(T a, T b) { return b < (T)0 || b >= (T)(8 * sizeof(T)) ? (T)0 : (T)((u64)a << (int)b); }
+template <class T> __device__ __forceinline__ T g_shr(T a, T b) { return b < (T)0 || b >= (T)(8 * sizeof(T)) ? (a < (T)0 ? (T)-1 : (T)0) : (T)(a >> (int)b); }
+template <class T> __device__ __forceinline__ T g_popcount(T x) { return (T)__popcll((u64)x & (sizeof(T) == 8 ? ~0ull : (1ull << 8 * (sizeof(T) & 7)) - 1)); }
+__device__ __forceinline__ unsigned g_philox(ix seed, ix counter, ix index) {
+  unsigned c0 = (unsigned)index, c1 = (unsigned)((u64)index >> 32), c2 = (unsigned)counter, c3 = (unsigned)((u64)counter >> 32);
+  unsigned k0 = (unsigned)seed, k1 = (unsigned)((u64)seed >> 32);
+  for (int i = 0; i < 10; ++i) {
+    const u64 p0 = (u64)0xD2511F53u * c0, p1 = (u64)0xCD9E8D57u * c2;
+    c0 = (unsigned)(p1 >> 32) ^ c1 ^ k0, c1 = (unsigned)p1, c2 = (unsigned)(p0 >> 32) ^ c3 ^ k1, c3 = (unsigned)p0;
+    k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+  }
+  return c0;
+}
+
 // Best: at is -1 before the first element.
 // ---- folds: `lanes` threads of a block hold parts of one row; all get the whole. F::f combines two, symmetrically --------------
 template <class T> struct Best {
