@@ -88,6 +88,15 @@ def test_a_file_that_is_no_model(tmp_path: Path, capsys: Captured) -> None:
     assert "is no .npy or .npz file" in capsys.readouterr().err
 
 
+def test_made_up_sizes_that_do_not_fit(tmp_path: Path, capsys: Captured) -> None:
+    pool = helper.make_node("MaxPool", ["x"], ["y"], "pool", kernel_shape=[3, 3])
+    onnx.save(model([pool], {"x": (FLOAT, ["N", 1, "H", "W"])}, {"y": (FLOAT, ["N", 1, "h", "w"])}), tmp_path / "pool.onnx")
+    assert ran("run", tmp_path / "pool.onnx", "--device", "cpu", "--random") == 1
+    err = capsys.readouterr().err
+    assert "pool" in err and "--shape x=1,1,1,1" in err
+    assert ran("run", tmp_path / "pool.onnx", "--device", "cpu", "--random", "--shape", "x=1,1,8,8") == 0
+
+
 def test_traceback(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="there is no file"):
         ran("run", tmp_path / "no.onnx", "--traceback")

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import argparse
 
-from gpuonnx.cli.feeds import feeds
+from gpuonnx.cli import feeds
 from gpuonnx.cli.options import add_input_options, add_session_options, open_session
 
 
@@ -18,6 +18,6 @@ def execute(args: argparse.Namespace) -> int:
     """A variant is compiled for the inputs given, or for random ones."""
     opened = open_session(args, args.model)
     args.random = True
-    opened.session.run(feeds(opened.session, args))
+    feeds.run(opened.session, feeds.feeds(opened.session, args), args)
     print(f"device {opened.session.device} ({opened.reason})\n{opened.session.explain(args.stage)}")
     return 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuonnx.cli.options import pairs
-from gpuonnx.errors import InputError, UnsupportedType
+from gpuonnx.errors import InputError, ModelError, ShapeError, UnsupportedType
 
 if TYPE_CHECKING:
     from gpuonnx.session import Io, Session
@@ -32,6 +32,24 @@ def feeds(session: Session, args: argparse.Namespace) -> dict[str, Any]:
     for io in missing:
         found[io.name] = made_up(io, shapes.get(io.name), rng)
     return found
+
+
+def free_sizes(session: Session, args: argparse.Namespace) -> list[str]:
+    """Made-up inputs with sizes that the model leaves free and --shape does not give, as options that would."""
+    given = {*pairs(args.shape, "--shape"), *(text.partition("=")[0] for text in args.input)}
+    free = [io for io in session.inputs if io.name not in given and io.shape is not None and not all(isinstance(s, int) for s in io.shape)]
+    return [f"--shape {io.name}={','.join('1' if not isinstance(s, int) else str(s) for s in io.shape or ())}" for io in free]
+
+
+def run(session: Session, values: dict[str, Any], args: argparse.Namespace, outputs: list[str] | None = None) -> dict[str, Any]:
+    """Run; an error over sizes says which were made up."""
+    try:
+        return session.run(values, outputs)
+    except (ShapeError, ModelError) as error:
+        made = free_sizes(session, args)
+        if not made:
+            raise
+        raise type(error)(f"{error}\nFree sizes were taken as 1 ({' '.join(made)}); give those that the model expects.") from error
 
 
 def described(ios: list[Io]) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from gpuonnx.cli.feeds import feeds, shown
+from gpuonnx.cli import feeds
+from gpuonnx.cli.feeds import shown
 from gpuonnx.cli.options import Opened, add_input_options, add_session_options, console_of, open_session, positive
 from gpuonnx.errors import InputError
 
@@ -30,12 +31,12 @@ def execute(args: argparse.Namespace) -> int:
     if args.output and not args.output.endswith(".npz"):
         raise InputError(f"--output {args.output}: the name must end in .npz")
     opened = open_session(args, args.model)
-    values = feeds(opened.session, args)
+    values = feeds.feeds(opened.session, args)
     seconds = []
     outputs: dict[str, Any] = {}
     for _ in range(args.repeat):
         begin = time.perf_counter()
-        outputs = opened.session.run(values, args.only)
+        outputs = feeds.run(opened.session, values, args, args.only)
         seconds.append(time.perf_counter() - begin)
     if args.output:
         save(Path(args.output), outputs)
