@@ -77,3 +77,29 @@ def test_arrays_come_back_aligned_and_once() -> None:
 def test_a_blob_that_is_none_is_refused(blob: bytes) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
         loads(blob)
+
+
+ROWS = """<ir_version: 9, opset_import: ["" : 18]>
+rows (float[N, 4] x, int64[2] s, bool c) => (y) {
+  w = Constant <value: tensor = float[4, 1] {1, 2, 3, 4}> ()
+  h = Squeeze (x)
+  y = If (c) <then_branch = a () => (p) { p = MatMul (h, w) }, else_branch = b () => (q) { q = Neg (h) }>
+}"""
+ROWS_SCRIPT = """
+import sys, numpy as np, gpuonnx
+session = gpuonnx.load(sys.argv[1], device="cpu", cache_dir=sys.argv[2])
+for n in sys.argv[3]:
+    x = np.arange(int(n) * 4, dtype=np.float32).reshape(int(n), 4)
+    y = session.run({"x": x, "s": np.array([1, 1]), "c": np.array(True)})["y"]
+    assert np.array_equal(y, x.squeeze() @ np.array([1, 2, 3, 4], np.float32).reshape(4, 1)), (n, y)
+print(session.stats.compiled, session.stats.variants)
+"""
+
+
+def test_bodies_belong_to_their_variant_whatever_order_processes_met_them(tmp_path: Path) -> None:
+    path, cache = tmp_path / "rows.onnx", tmp_path / "cache"
+    onnx.save(onnx.parser.parse_model(ROWS), path)
+    for order in ("1", "31", "13", "3", "21"):
+        run = subprocess.run([sys.executable, "-c", ROWS_SCRIPT, str(path), str(cache), order], capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+    assert run.stdout.split()[0] == "0"

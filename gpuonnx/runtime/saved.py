@@ -24,7 +24,7 @@ from gpuonnx.ir.dims import Space
 from gpuonnx.kernels.contract import Kernel
 from gpuonnx.planner.program import Program
 
-FORMAT = 1
+FORMAT = 2
 PAGE = 64
 LENGTHS = struct.Struct("<QQ")
 MOST_VARIANTS = 16
@@ -55,6 +55,11 @@ class Compiled:
     arguments: Sequence[Argument]
     rest: Procedure | None
     texts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        """What names this variant among those of its procedure, in every process."""
+        return fingerprint(self.key_text, self.shapes, [a.dtype for a in self.arguments])[:16]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "texts": {}}
@@ -180,7 +185,8 @@ def aligned(data: np.ndarray) -> np.ndarray:
 
 
 class Library:
-    """The saved variants of one session, by the path of their procedure (`main`, `main/0/rest`, `main/0/body 1`...)."""
+    """The saved variants of one session, by the path of their procedure (`main`, `main/<identity>/rest`,
+    `main/<identity>/body 1`...)."""
 
     def __init__(self, cache: KernelCache, key: str) -> None:
         self.cache, self.key = cache, key

@@ -23,6 +23,7 @@ from gpuonnx.runtime.saved import Compiled, Library
 
 SMALL_ELEMENTS = 64
 MOST_RECENT = 256
+MOST_VARIANTS = 64
 
 
 @dataclass
@@ -70,8 +71,9 @@ class Context:
 class Variant:
     """One compiled variant of a procedure, ready to run: its program, its bodies, and what runs after it."""
 
-    def __init__(self, compiled: Compiled, loaded: LoadedProgram, owner: Executable, path: str) -> None:
-        self.compiled, self.loaded, self.path = compiled, loaded, path
+    def __init__(self, compiled: Compiled, loaded: LoadedProgram, owner: Executable) -> None:
+        self.compiled, self.loaded = compiled, loaded
+        self.path = path = f"{owner.path}/{compiled.identity}"
         self.questions = SizeProgram()
         self.questions.slots = compiled.questions
         self.shapes = [None if s is None else tuple(x if isinstance(x, int) else None for x in s) for s in compiled.shapes]
@@ -178,7 +180,7 @@ class Executable:
         self.variants: list[Variant] = []
         self.recent: dict[tuple[Any, ...], Variant] = {}
         self.lock = threading.RLock()
-        self._searched = False
+        self._searched, self._saved = False, 0
 
     def hot(self) -> Procedure:
         """The procedure with its nodes."""
@@ -220,12 +222,14 @@ class Executable:
 
     def _compile(self, arguments: Sequence[Argument]) -> Variant:
         compiled = self.context.compile(self.hot(), arguments)
-        number = len(self.variants)
-        made = Variant(compiled, self.context.load(compiled.program), self, f"{self.path}/{number}")
-        self.variants = [made, *self.variants]
+        made = Variant(compiled, self.context.load(compiled.program), self)
+        if len(self.variants) >= MOST_VARIANTS:
+            self.recent = {}
+        self.variants = [made, *self.variants[:MOST_VARIANTS - 1]]
         self.context.stats.took(1)
         if self.context.library is not None:
-            self.context.library.keep(self.path, number, compiled)
+            self.context.library.keep(self.path, self._saved, compiled)
+            self._saved += 1
         return made
 
     def search(self) -> None:
@@ -233,12 +237,13 @@ class Executable:
         if self._searched or self.context.library is None:
             return
         self._searched = True
-        for number, compiled in enumerate(self.context.library.variants(self.path)):
+        for compiled in self.context.library.variants(self.path):
             try:
                 loaded = self.context.load(compiled.program)
             except CompileError:
                 break
-            self.variants = [*self.variants, Variant(compiled, loaded, self, f"{self.path}/{number}")]
+            self.variants = [*self.variants, Variant(compiled, loaded, self)]
+            self._saved += 1
             self.context.stats.took(1)
 
     def run(self, values: Sequence[Any], out: Mapping[int, np.ndarray] | None = None, held: int = 0) -> list[Any]:
