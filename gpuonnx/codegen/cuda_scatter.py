@@ -86,7 +86,8 @@ def _cleared(count: Dim) -> Step:
     words = Words()
     n, base = words.word(count), words.word(Ref("work", 0))
     text = (f'extern "C" __global__ void {SYMBOL}(ix* ctx, const ix* args) {{\n{words.declared()}'
-            f"  for (ix i = (ix)blockIdx.x * blockDim.x + threadIdx.x; i < {n}; i += (ix)gridDim.x * blockDim.x) at<long long>({base})[i] = -1;\n}}\n")
+            f"  for (ix i = (ix)blockIdx.x * blockDim.x + threadIdx.x; i < {n}; i += (ix)gridDim.x * blockDim.x) "
+            f"at<long long>({base})[i] = -1;\n}}\n")
     return step("scatter_clear", text, words, blocks(count, THREADS))
 
 

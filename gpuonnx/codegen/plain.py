@@ -49,7 +49,8 @@ def as_nest(node: g.Node) -> g.Nest:
     if isinstance(node, g.Copy):
         node = g.Map(node.inputs, node.outputs, expr=load(0, node.inputs[0].dtype, axes), origins=node.origins)
     if isinstance(node, g.Map):
-        return g.Nest(node.inputs, node.outputs, ranges=node.out.dims, over=frozenset(), stages=((g.Store(0, axes, node.expr),),), origins=node.origins)
+        return g.Nest(node.inputs, node.outputs, ranges=node.out.dims, over=frozenset(), stages=((g.Store(0, axes, node.expr),),),
+                      origins=node.origins)
     assert isinstance(node, g.Reduce)
     from gpuonnx.ir.expr import cast, folded
     kept = tuple(index(a) for a in range(len(node.ranges)) if a not in node.over)
@@ -96,8 +97,10 @@ class Form:
     compensated: bool = False
 
     def key(self) -> tuple[Any, ...]:
-        stages = tuple(tuple(("fold", a.op, a.expr) if isinstance(a, g.Fold) else ("store", a.output, a.expr) for a in stage) for stage in self.stages)
-        return (self.sizes, self.over, self.lane, stages, self.accesses, tuple(sorted(self.stores.items())), tuple(sorted(self.words.items())), self.compensated)
+        stages = tuple(tuple(("fold", a.op, a.expr) if isinstance(a, g.Fold) else ("store", a.output, a.expr) for a in stage)
+                       for stage in self.stages)
+        return (self.sizes, self.over, self.lane, stages, self.accesses, tuple(sorted(self.stores.items())), tuple(sorted(self.words.items())),
+                self.compensated)
 
 
 class Words:
@@ -141,7 +144,8 @@ def build(node: g.Node, inputs: tuple[Layout, ...], outputs: tuple[Layout, ...])
     order = list(accesses)
     flat = rewrite((*order, *(a.expr for stage in nest.stages for a in stage)), leaf)
     exprs = iter(flat[len(order):])
-    stages = tuple(tuple(g.Fold(a.op, next(exprs)) if isinstance(a, g.Fold) else g.Store(a.output, (), next(exprs)) for a in stage) for stage in nest.stages)
+    stages = tuple(tuple(g.Fold(a.op, next(exprs)) if isinstance(a, g.Fold) else g.Store(a.output, (), next(exprs)) for a in stage)
+                   for stage in nest.stages)
     renamed = {}
     for old, new in zip(order, flat, strict=False):
         found = accesses[old]

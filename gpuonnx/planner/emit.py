@@ -43,7 +43,8 @@ class Emitter:
             self._action(action)
         for _, epoch in pending:
             self._bind(epoch)
-        checks = [p.Check(self.sizes.register(r.dim), r.equal, self.made.epoch(r.dim), f"{r.origin}: {_short(r.text)}") for r in self.graph.requirements]
+        checks = [p.Check(self.sizes.register(r.dim), r.equal, self.made.epoch(r.dim), f"{r.origin}: {_short(r.text)}")
+                  for r in self.graph.requirements]
         inputs = [self._tensor(v, HOST) for v in self.graph.inputs]
         outputs = [self._tensor(v, HOST) for v in self.graph.outputs]
         return p.Program(self.sizes.slots, self._slot_epochs(), symbols, checks, self.segments, self.sides, inputs, outputs,

@@ -66,7 +66,8 @@ class Flavour:
     checked: bool
 
     def flags(self) -> list[str]:
-        flags = ["-std=c++17", "-fPIC", "-w", "-fno-strict-aliasing", "-fwrapv", "-ffp-contract=off", "-fno-math-errno", f"-I{HERE}", f"-I{COMMON.parent}"]
+        flags = ["-std=c++17", "-fPIC", "-w", "-fno-strict-aliasing", "-fwrapv", "-ffp-contract=off", "-fno-math-errno",
+                 f"-I{HERE}", f"-I{COMMON.parent}"]
         if platform.machine() in ("x86_64", "AMD64"):
             flags += ["-mf16c", "-mfma"]
         if not self.checked:
