@@ -64,10 +64,10 @@ def test_integer_division_by_zero_names_the_node(op: str, kind: str) -> None:
     for place in (0, 16, 36):
         wrong = b.copy()
         wrong[place] = 0
-        with pytest.raises(errors.ShapeError, match=f"{name}.*divided by zero"):
+        with pytest.raises(errors.ShapeError, match=f"{name}.*division by zero"):
             made.run([a, wrong])
     np.testing.assert_array_equal(made.run([a, b])["y"], expected)
-    with pytest.raises(errors.ShapeError, match="divided by zero"):
+    with pytest.raises(errors.ShapeError, match="division by zero"):
         made.run([a, b[:1] * 0])
     assert made.run([a[:0], b[:1] * 0])["y"].shape == (0,)
 

@@ -89,7 +89,7 @@ class Runner:
         if code == ERROR_INDEX:
             raise ShapeError(f"{name}: index {value} is out of range for an axis of size {limit}; check the indices given to the model")
         if code == ERROR_DIVIDE:
-            raise ShapeError(f"{name}: an integer is divided by zero")
+            raise ShapeError(f"{name}: integer division by zero")
         raise DeviceError(f"{name}: the kernel reported error {code} (value {value}, limit {limit}, step {int(record[CTX_STEP])})")
 
     def _launches(self, segment: p.Run) -> None:

@@ -137,9 +137,10 @@ class Frame:
 
     def _room(self, epoch: int) -> None:
         loaded = self.loaded
-        host, device = (loaded.program.sides[s].arena_registers for s in (HOST, DEVICE))
-        need = int(self.registers[host[epoch]])
-        self.used = need + sum(a.nbytes for e, a in enumerate(self.arenas) if e != epoch)
+        need, device = (int(self.registers[loaded.program.sides[s].arena_registers[epoch]]) for s in (HOST, DEVICE))
+        if loaded.accelerator is None:
+            device = 0
+        self.used = need + device + sum(a.nbytes + d for e, (a, d) in enumerate(zip(self.arenas, self.device_sizes, strict=True)) if e != epoch)
         if loaded.memory_limit is not None and self.held + self.used > loaded.memory_limit:
             raise MemoryLimitError(f"this run needs {self.held + self.used:,} bytes of working memory, memory_limit is {loaded.memory_limit:,}; "
                                    "use smaller inputs or raise memory_limit")
@@ -150,15 +151,20 @@ class Frame:
             self.arenas[epoch] = room((need + ALIGNMENT,), np.dtype(np.uint8), "working memory")
             for number in loaded.arena_bases[epoch]:
                 self.bases[number] = aligned(self.arenas[epoch])
-        if loaded.accelerator is not None and loaded.device is not None:
-            self._device_room(epoch, int(self.registers[device[epoch]]))
+        if loaded.accelerator is not None:
+            self._device_room(epoch, device)
 
     def _device_room(self, epoch: int, need: int) -> None:
         loaded = self.loaded
         assert loaded.accelerator is not None and loaded.device is not None
-        self.used += need
         if self.device_arenas[epoch] is None or need > self.device_sizes[epoch]:
-            self.device_arenas[epoch], self.device_sizes[epoch] = loaded.accelerator.empty(max(need, 1)), need
+            self.device_arenas[epoch], self.device_sizes[epoch] = None, 0
+            try:
+                self.device_arenas[epoch] = loaded.accelerator.empty(max(need, 1))
+            except (MemoryError, ValueError) as error:
+                raise MemoryLimitError(f"working memory: {need:,} bytes are more than {loaded.accelerator.name} can give; "
+                                       "use smaller inputs") from error
+            self.device_sizes[epoch] = need
         for number, which in loaded.device.by_kind.get("arena", ()):
             if which == epoch:
                 self.device_bases[number] = self.device_arenas[epoch].address
