@@ -1,8 +1,10 @@
-"""Tests keep compiled kernels in a directory of their own, unless GPUONNX_CACHE_DIR names one."""
+"""Tests keep compiled kernels in a directory of their own, unless GPUONNX_CACHE_DIR names one; Ctrl-C works in them,
+in a shell's background too."""
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 
 import pytest
@@ -14,6 +16,8 @@ _made = ""
 
 def pytest_configure(config: pytest.Config) -> None:
     global _made
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not os.environ.get(CACHE_VARIABLE):
         _made = os.environ[CACHE_VARIABLE] = tempfile.mkdtemp(prefix="gpuonnx-tests-")
 
