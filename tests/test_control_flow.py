@@ -1,6 +1,8 @@
 """Control flow models of our own, against the reference evaluator: growing caches, scans, sequences, changing shapes."""
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import onnx
 import onnx.parser
@@ -12,10 +14,10 @@ import gpuonnx
 HEADER = '<ir_version: 9, opset_import: ["" : 18]>\n'
 
 
-def agree(text: str, *feeds: dict[str, np.ndarray], rtol: float = 1e-5) -> gpuonnx.Session:
+def agree(text: str, *feeds: dict[str, np.ndarray], rtol: float = 1e-5, device: str = "cpu") -> gpuonnx.Session:
     """One session, several inputs: every answer is the reference's."""
     model = onnx.parser.parse_model(HEADER + text)
-    session = gpuonnx.load(model, device="cpu")
+    session = gpuonnx.load(model, device=device)
     reference = ReferenceEvaluator(model)
     for feed in feeds:
         expected = reference.run(None, feed)
@@ -134,7 +136,11 @@ def test_a_carried_value_whose_shape_changes_each_turn() -> None:
     agree(text, {"count": np.array(0), "x": x}, {"count": np.array(4), "x": x}, {"count": np.array(2), "x": x[:1]})
 
 
-def test_nonzero_inside_a_loop() -> None:
+DEVICES = ["cpu", pytest.param("emulated-cuda", marks=pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler"))]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_nonzero_inside_a_loop(device: str) -> None:
     text = """
     pick (int64 count, float[N] x) => (float[K] kept) {
       yes = Constant <value: tensor = bool {1}> ()
@@ -151,7 +157,8 @@ def test_nonzero_inside_a_loop() -> None:
       }>
     }"""
     rng = np.random.default_rng(3)
-    agree(text, {"count": np.array(3), "x": rng.random(40).astype(np.float32) * 8}, {"count": np.array(1), "x": np.zeros(4, np.float32)})
+    agree(text, {"count": np.array(3), "x": rng.random(40).astype(np.float32) * 8}, {"count": np.array(1), "x": np.zeros(4, np.float32)},
+          device=device)
 
 
 def test_a_host_operator_inside_a_loop() -> None:

@@ -68,6 +68,9 @@ def _copies(placement: Placement) -> None:
     home: dict[g.Value, str] = dict.fromkeys(graph.inputs, HOST)
     copied: dict[tuple[g.Value, str], g.Value] = {}
     nodes: list[g.Node] = []
+    read = {s.value for s in graph.symbols.values()}
+    sizes = g.Node((), (), origins=("size",))
+    placement.why[sizes] = "a size is read from it"
 
     def on(value: g.Value, side: str, node: g.Node) -> g.Value:
         if value in graph.constants or home[value] == side or value.shape is None:
@@ -97,6 +100,9 @@ def _copies(placement: Placement) -> None:
                 placement.interpreted.add(new)
         home.update(dict.fromkeys(new.outputs, side))
         nodes.append(new)
+        for value in new.outputs:
+            if value in read:
+                on(value, HOST, sizes)
     marker = g.Node((), (), origins=("output",))
     placement.why[marker] = "outputs are handed to the caller"
     outputs = tuple(on(v, HOST, marker) for v in graph.outputs)
