@@ -35,7 +35,8 @@ def run(placement: Placement, trace: Trace) -> Placement:
         if not isinstance(node, g.Call) or node.kernel not in KERNELS or node in placement.interpreted or len(node.outputs) != 1:
             nodes.append(node)
             continue
-        call, last = node, node
+        call: g.Call = node
+        last: g.Node = node
         while True:
             after = reader.get(call.out)
             if count.get(call.out, 0) != 1 or call.out in outside or not isinstance(after, g.Map) or after in gone or not fits(

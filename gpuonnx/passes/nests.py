@@ -91,7 +91,6 @@ class Grouping:
         self.backward(group, first, side)
         if not self.add(group, first):
             return
-        frontier = [first]
         horizon = self.position[first]
         for node in self.graph.nodes[horizon + 1:horizon + 400]:
             if any(v in group.tainted for v in node.inputs):
@@ -100,9 +99,8 @@ class Grouping:
             if not any(v in group.members for v in node.inputs):
                 continue
             if self.free(node) and self.placement.side[node] == side and isinstance(node, (g.Map, g.Reduce)) and self.add(group, node):
-                frontier.append(node)
-            else:
-                group.tainted.update(node.outputs)
+                continue
+            group.tainted.update(node.outputs)
         self.close(group, side)
 
     def backward(self, group: Group, first: g.Reduce, side: str) -> None:

@@ -62,7 +62,8 @@ def panels(matrix: np.ndarray) -> np.ndarray:
 def columns(matrix: np.ndarray) -> np.ndarray:
     """Column sums of the moved matrix, int32 [groups * N]."""
     moved = matrix.astype(np.int32) - (128 if matrix.dtype == np.uint8 else 0)
-    return moved.sum(1, dtype=np.int32).reshape(-1)
+    sums: np.ndarray = moved.sum(1, dtype=np.int32).reshape(-1)
+    return sums
 
 
 def padded_rows(matrix: np.ndarray) -> np.ndarray:
