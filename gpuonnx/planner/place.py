@@ -28,7 +28,7 @@ def place(graph: g.Graph, cpu: Device, accelerator: Device | None) -> Placement:
         side, why = _side(node, placement, accelerator)
         placement.side[node], placement.why[node] = side, why
         if side == HOST and not isinstance(node, (g.View, g.Host, g.If, g.Loop)):
-            reason = cpu.supports(node)
+            reason = cpu.supports(g.Copy((node.out,), (node.out,)) if isinstance(node, g.Assemble) else node)
             if reason is not None:
                 placement.interpreted.add(node)
                 placement.why[node] = f"interpreted: {reason}"
