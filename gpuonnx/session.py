@@ -152,6 +152,10 @@ class Session:
             return ", ".join(f"{i.name}: {i.dtype}{list(i.shape) if i.shape is not None else ''}" for i in ios)
         return f"<gpuonnx.Session on {self.device}, ({shown(self.inputs)}) -> ({shown(self.outputs)})>"
 
+    def _repr_html_(self) -> str:
+        from gpuonnx.runtime.explain import as_html
+        return as_html(self)
+
     def run(self, inputs: Any, outputs: Sequence[str] | None = None, out: Mapping[str, np.ndarray] | None = None,
             timeout: float | None = None) -> dict[str, Any]:
         """Outputs by name, in graph order.
@@ -203,7 +207,7 @@ class Session:
         return Executable(only(self.procedure), self.context, f"only {' '.join(names)}", lambda: only(self._main.hot()))
 
     def explain(self, stage: str = "plan") -> str:
-        """The text of a stage (graph, passes, plan, kernels) of every variant compiled so far."""
+        """The text of a stage (graph, passes, plan, kernels) of every variant compiled so far. Raises ValueError for another."""
         from gpuonnx.runtime.explain import explain
         return explain(self, stage)
 

@@ -189,6 +189,7 @@ class Assembler:
             node = g.Map((), (out,), expr=const(0, types.compute(like.dtype)), origins=("padding",))
         else:
             node = g.Map((fill,), (out,), expr=load(0, fill.dtype, (0,) * fill.rank), origins=("padding",))
+        self.placement.why[node] = "the border that the convolution reads"
         self._build(node, side, [self.place(v, side) for v in node.inputs], [target])
 
     # nodes
@@ -204,7 +205,7 @@ class Assembler:
             self._copy(node, side)
         elif isinstance(node, g.Scatter):
             source, target = self._dense(node.inputs[0], side), self._target(node.out, side)
-            self._identity(node, node.inputs[0], source, target, side)
+            self._identity(node, node.inputs[0], source, target, side, "the scatter starts from a copy of its input")
             self._build(node, side, [target, *(self.place(v, side) for v in node.inputs[1:])], [target])
         else:
             ready = [self.place(v, side) for v in node.inputs]
@@ -240,7 +241,7 @@ class Assembler:
             if made is None:
                 made = self._through_copy(node, source, place, side)
             if node.out in self.places:
-                self._identity(node, node.out, made, self.places[node.out], side)
+                self._identity(node, node.out, made, self.places[node.out], side, "an output has memory of its own")
                 self.places[node.out].buffer.touch(self.position)
                 return
         self.places[node.out] = made
@@ -250,7 +251,7 @@ class Assembler:
         dense = Place(self.buffer(side, "arena", len(self.buffers), _count(source.dims) * types.size(source.dtype)),
                       Layout.dense(source.dtype, source.dims).strides, 0)
         dense.buffer.touch(self.position)
-        self._identity(node, source, place, dense, side)
+        self._identity(node, source, place, dense, side, "the view needs its elements in row-major order")
         return Place(dense.buffer, Layout.dense(node.out.dtype, node.out.dims).strides, 0)
 
     def _assemble(self, node: g.Assemble, side: str) -> None:
@@ -259,7 +260,7 @@ class Assembler:
         for part in node.inputs:
             if part not in self.layouts.inside or self.layouts.inside[part][0] is not node.out:
                 slab = Place(target.buffer, target.strides, target.offset + target.strides[node.axis] * offset)
-                self._identity(node, part, self.place(part, side), slab, side)
+                self._identity(node, part, self.place(part, side), slab, side, "a part that could not be made in place")
             offset = offset + part.dims[node.axis]
 
     def _copy(self, node: g.Copy, side: str) -> None:
@@ -268,13 +269,13 @@ class Assembler:
         origin = HOST if maker is None or source in self.graph.inputs else self._home(source)
         place = self.place(source, side if source in self.graph.constants else origin)
         if source in self.graph.constants or origin == side:
-            self._identity(node, source, place, self._target(node.out, side), side)
+            self._identity(node, source, place, self._target(node.out, side), side, node.why)
             return
         if origin == DEVICE and place.strides != Layout.dense(source.dtype, source.dims).strides:
             dense = Place(self.buffer(DEVICE, "arena", len(self.buffers), _count(source.dims) * types.size(source.dtype)),
                           Layout.dense(source.dtype, source.dims).strides, 0)
             dense.buffer.touch(self.position)
-            self._identity(node, source, place, dense, DEVICE)
+            self._identity(node, source, place, dense, DEVICE, "copies between memories are dense")
             place = dense
         target = self._target(node.out, side)
         self.actions.append(Action(node, self.position, side, places=([place], [target])))
@@ -282,11 +283,12 @@ class Assembler:
     def _home(self, value: g.Value) -> str:
         return self.places[value].buffer.side
 
-    def _identity(self, node: g.Node, value: g.Value, source: Place, target: Place, side: str) -> None:
+    def _identity(self, node: g.Node, value: g.Value, source: Place, target: Place, side: str, why: str) -> None:
         """Copy elements from one place to another of the same memory."""
         stand = g.Value(value.dtype, value.shape)
         axes = tuple(map(index, range(value.rank)))
         copy = g.Map((value,), (stand,), expr=load(0, value.dtype, axes), origins=node.origins)
+        self.placement.why[copy] = why
         self._build(copy, side, [source], [target])
 
     def _build(self, node: g.Node, side: str, sources: Sequence[Place], targets: Sequence[Place]) -> None:

@@ -1,6 +1,7 @@
 """What a session does, in text: the graph as lowered, the rewrites, the plan with reasons, the kernels."""
 from __future__ import annotations
 
+import html
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +12,25 @@ from gpuonnx.runtime.variants import Executable, Variant
 if TYPE_CHECKING:
     from gpuonnx.session import Session
 
+STAGES = ("graph", "passes", "plan", "kernels")
+NOTHING = "nothing is compiled yet: run the session once, or give `--random` inputs"
+
 
 def explain(session: Session, stage: str) -> str:
     """stage: graph, passes, plan or kernels; every variant compiled so far."""
     writers = {"graph": _graph, "passes": _passes, "plan": _plan, "kernels": _kernels}
     if stage not in writers:
-        raise ValueError(f"stage {stage!r} is none of {', '.join(writers)}")
-    blocks = []
-    for path, variant in _variants(session._main, "main"):
-        blocks.append(f"== {path}: variant for {variant.key or 'every input'}\n{writers[stage](variant)}")
-    return "\n\n".join(blocks) or "nothing is compiled yet: run the session once, or give `--random` inputs"
+        raise ValueError(f"stage {stage!r} is none of {', '.join(STAGES)}")
+    blocks = [f"== {path}: variant for {variant.key or 'every input'}\n{writers[stage](variant)}" for path, variant in variants(session)]
+    return "\n\n".join(blocks) or NOTHING
+
+
+def variants(session: Session) -> list[tuple[str, Variant]]:
+    """(path, variant) of everything compiled so far: the main procedure, what runs after it, bodies, pruned sessions."""
+    found = _variants(session._main, "main")
+    for names, executable in session._pruned.items():
+        found += _variants(executable, f"only {', '.join(names) or 'nothing'}")
+    return found
 
 
 def _variants(executable: Executable, path: str) -> list[tuple[str, Variant]]:
@@ -45,15 +55,43 @@ def _passes(variant: Variant) -> str:
 
 def _plan(variant: Variant) -> str:
     program = variant.loaded.program
-    lines = [f"{'side':6} {'what':18} {'KiB':>10}  why / ONNX nodes"]
-    for node in program.nodes:
+    steps = Counter((name, number) for name, side in program.sides.items() for number in side.step_nodes)
+    common, often = Counter(node.why for node in program.nodes).most_common(1)[0] if program.nodes else ("", 0)
+    common = common if often > 1 else ""
+    lines = [f"{'side':6} {'what':18} {'steps':>5} {'KiB':>10}  makes; ONNX nodes; why"]
+    for number, node in enumerate(program.nodes):
         names = ", ".join(dict.fromkeys(node.origins))
-        lines.append(f"{node.side:6} {node.kind:18} {node.bytes / 1024:10.1f}  {node.why}; {names[:120]}")
+        why = "" if node.why == common else f"; {node.why}"
+        count = steps[node.side, number] or "-"
+        lines.append(f"{node.side:6} {node.kind:18} {count:>5} {node.bytes / 1024:10.1f}  {_cut(node.text, 80)}; {_cut(names, 120)}{why}")
+    if common:
+        lines.append(f"why, where no reason stands: {common}")
+    return "\n".join([*lines, *_summary(program)])
+
+
+def _summary(program: p.Program) -> list[str]:
     counts = Counter(node.side for node in program.nodes)
-    moved = [n for n in program.segments if isinstance(n, p.Transfer)]
-    lines.append(f"{counts[HOST]} on the host, {counts[DEVICE]} on the device, {len(moved)} copies between them; "
-                 f"working memory {program.peak / 1024:,.0f} KiB at the sizes it was compiled with")
-    return "\n".join(lines)
+    moved = sum(isinstance(s, p.Transfer) for s in program.segments)
+    constants = sum(a.nbytes for side in program.sides.values() for a in side.constants)
+    return [f"order: {'; '.join(_segment(s, program) for s in program.segments) or 'nothing to do'}",
+            f"{counts[HOST]} on the host, {counts[DEVICE]} on the device, {moved} copies between them; working memory {program.peak / 1024:,.0f} KiB "
+            f"at the sizes it was compiled with, constants {constants / 1024:,.0f} KiB"]
+
+
+def _segment(segment: p.Segment, program: p.Program) -> str:
+    match segment:
+        case p.Run(): return f"{segment.last - segment.first} steps on the {segment.side} in one call"
+        case p.Bind(): return f"sizes {', '.join(s.name for s in segment.symbols)}"
+        case p.Transfer(): return f"copy {segment.source.name or 'a value'} to the {segment.target.side}"
+        case p.HostCall(): what = f"Python {segment.name}"
+        case p.Interpret(): what = f"NumPy {type(segment.ir_node).__name__}"
+        case p.Branch(): what = "one of two bodies"
+        case p.Repeat(): what = "a body again and again"
+    return f"{what} ({_cut(', '.join(program.nodes[segment.node].origins), 60)})"
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[:length - 3] + "..."
 
 
 def _kernels(variant: Variant) -> str:
@@ -64,5 +102,23 @@ def _kernels(variant: Variant) -> str:
         for step, kernel in enumerate(side.step_kernels):
             origins.setdefault(kernel, {}).update(dict.fromkeys(variant.loaded.program.nodes[side.step_nodes[step]].origins))
         for number, made in enumerate(side.kernels):
-            lines.append(f"{name:6} {made.language:5} {made.name:24} {uses[number]:4} steps  {', '.join(origins.get(number, {}))[:100]}")
-    return "\n".join(lines)
+            names = _cut(", ".join(origins.get(number, {})), 100)
+            lines.append(f"{name:6} {made.language:5} {made.name:24} {uses[number]:4} steps  {names}")
+    return "\n".join(lines) or "no kernels: everything is a view, a constant or done by Python"
+
+
+def as_html(session: Session) -> str:
+    """What a notebook shows of a session: inputs, outputs, the variants with their plans, the counters."""
+    def table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
+        cells = ["<tr>" + "".join(f"<th style='text-align:left'>{html.escape(h)}</th>" for h in head) + "</tr>"]
+        cells += ["<tr>" + "".join(f"<td style='text-align:left'>{html.escape(str(x))}</td>" for x in row) + "</tr>" for row in rows]
+        return f"<table>{''.join(cells)}</table>"
+
+    ios = [(kind, io.name, io.dtype, "any rank" if io.shape is None else list(io.shape))
+           for kind, group in (("input", session.inputs), ("output", session.outputs)) for io in group]
+    stats = session.stats
+    counters = [(stats.runs, stats.variants, stats.bindings, stats.compiled, stats.cache_hits, f"{stats.peak_bytes / 1024:,.0f} KiB")]
+    plans = "".join(f"<details><summary>{html.escape(path)}: variant for {html.escape(variant.key or 'every input')}</summary>"
+                    f"<pre>{html.escape(_plan(variant))}</pre></details>" for path, variant in variants(session))
+    return (f"<b>gpuonnx session on {html.escape(session.device)}</b>{table(('', 'name', 'type', 'shape'), ios)}"
+            f"{table(('runs', 'variants', 'new sizes', 'kernels compiled', 'kernels from the cache', 'working memory'), counters)}{plans}")
