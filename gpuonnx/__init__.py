@@ -16,22 +16,16 @@ from gpuonnx.errors import (
     UnsupportedOp,
     UnsupportedType,
 )
+from gpuonnx.importer.load import Limits
+from gpuonnx.session import Session, load, run
 
 if TYPE_CHECKING:
-    from gpuonnx import backend as backend
-    from gpuonnx.importer.load import Limits as Limits
     from gpuonnx.ops.registry import op as op
-    from gpuonnx.session import Session as Session
-    from gpuonnx.session import load as load
-    from gpuonnx.session import run as run
+    from gpuonnx.runtime import backend as backend
 
 __version__ = "0.1.0"
 
 _LAZY = {
-    "run": "gpuonnx.session",
-    "load": "gpuonnx.session",
-    "Session": "gpuonnx.session",
-    "Limits": "gpuonnx.importer.load",
     "op": "gpuonnx.ops.registry",
 }
 

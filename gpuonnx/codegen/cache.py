@@ -35,11 +35,14 @@ Payload = bytes | memoryview
 
 @cache
 def generator() -> bytes:
-    """Digest of the sources that decide what a kernel's key compiles to, and of the compilers' versions."""
+    """Digest of the sources (names, sizes, times of change) that decide what a kernel's key compiles to, and of the compilers' versions."""
     digest = sha256()
-    for folder in ("ir", "kernels", "codegen"):
-        for path in sorted((PACKAGE / folder).rglob("*.py")):
-            digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    for folder in ("ir", "kernels/cpu", "codegen"):
+        with os.scandir(PACKAGE / folder) as entries:
+            for entry in sorted(entries, key=lambda e: e.name):
+                if entry.name.endswith(".py"):
+                    status = entry.stat()
+                    digest.update(f"{folder}/{entry.name} {status.st_size} {status.st_mtime_ns}\n".encode())
     for name in ("llvmlite", "numba"):
         found = find_spec(name)
         version = Path(found.origin).with_name("_version.py") if found and found.origin else None

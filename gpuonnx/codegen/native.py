@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import json
+import os
+import platform
 import struct
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from hashlib import blake2b
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
+from gpuonnx.config import cache_dir
 from gpuonnx.errors import CompileError
 from gpuonnx.kernels.contract import CTX_CODE, ERROR_DOMAIN, Kernel
 
@@ -43,6 +48,40 @@ class Host:
 
 @cache
 def host() -> Host:
+    """This machine; what LLVM says of it is kept on disk, so that a warm start need not ask."""
+    key = _host_key()
+    path = cache_dir() / "host.json"
+    try:
+        kept = json.loads(path.read_text())
+        if kept.pop("key") == key:
+            return Host(**kept)
+    except (OSError, ValueError, TypeError, KeyError):
+        kept = None
+    found = _ask_host()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps({"key": key, **asdict(found)}))
+        temporary.replace(path)
+    except OSError:
+        return found
+    return found
+
+
+def _host_key() -> str:
+    """The processor's own description, and which llvmlite is installed."""
+    found = find_spec("llvmlite")
+    stamp = os.stat(found.origin).st_mtime_ns if found and found.origin else 0
+    try:
+        with open("/proc/cpuinfo", "rb") as file:
+            text = file.read().split(b"\n\n")[0]
+    except OSError:
+        text = platform.processor().encode()
+    lines = [line for line in text.splitlines() if line.split(b"\t")[0] in (b"flags", b"Features", b"model name", b"model", b"cpu family")]
+    return blake2b(b"\n".join(lines) + str(stamp).encode(), digest_size=16).hexdigest()
+
+
+def _ask_host() -> Host:
     import llvmlite.binding as llvm
     triple = llvm.get_process_triple()
     if llvm.get_object_format() != "ELF":
@@ -263,6 +302,16 @@ def load(objects: Mapping[str, bytes]) -> Engine:
 
 
 def _link(objects: Mapping[str, bytes]) -> dict[str, int]:
+    from gpuonnx.codegen.linker import Unlinkable, link
+    for symbol, obj in objects.items():
+        check(obj, symbol)
+    try:
+        return link(objects)
+    except Unlinkable:
+        return _link_by_llvm(objects)
+
+
+def _link_by_llvm(objects: Mapping[str, bytes]) -> dict[str, int]:
     import llvmlite.binding as llvm
     machine = _machine()
     for symbol, obj in objects.items():

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from gpuonnx.codegen import cpu as nests
-from gpuonnx.codegen import depthwise, integer, integer_dot
 from gpuonnx.codegen.cache import KernelCache
 from gpuonnx.devices.device import Wish, Wishes
 from gpuonnx.errors import UnsupportedOp
@@ -61,6 +59,7 @@ class Cpu:
         if any(v.shape is None or v.dtype == "str" for v in (*node.inputs, *node.outputs)):
             return "strings and sequences live in Python"
         if not isinstance(node, Call):
+            from gpuonnx.codegen import cpu as nests
             return nests.supports(node)
         if node.kernel in INTEGER:
             return None
@@ -94,6 +93,8 @@ class Cpu:
         return Wishes({0: Wish(order, halo, fill)}, {0: Wish(order, ((0, 0),) * rank)})
 
     def build(self, node: Node, inputs: tuple[Layout, ...], outputs: tuple[Layout, ...], constants: Mapping[int, np.ndarray]) -> Build:
+        from gpuonnx.codegen import cpu as nests
+        from gpuonnx.codegen import depthwise, integer, integer_dot
         if not isinstance(node, Call):
             return nests.build(node, inputs, outputs)
         spec = spec_of(node, inputs, outputs, constants)
