@@ -25,6 +25,11 @@ class TensorRef:
     object: int = -1
     name: str = ""
 
+    @property
+    def memory(self) -> tuple[Any, ...]:
+        """What two references to the same elements have in common."""
+        return (self.dtype, self.side, self.base, self.offset, self.shape, self.strides)
+
 
 @dataclass(frozen=True)
 class SymbolRef:

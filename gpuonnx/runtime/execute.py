@@ -47,7 +47,11 @@ class Runner:
         made = self.frame.outputs[k]
         if made is not None:
             return made
-        value = self.frame.value(ref)
+        twin = self.variant.loaded.twins[k]
+        if twin is None:
+            value = self.frame.value(ref)
+        else:
+            value = (self.frame.inputs if twin[1] else self.frame.outputs)[twin[0]]
         if not isinstance(value, np.ndarray):
             return owned(value)
         given = self.frame.out_buffers.get(k)

@@ -50,6 +50,9 @@ class LoadedProgram:
         epochs = [max((program.epochs[r] for r in (*t.shape, t.offset)), default=0) for t in program.outputs]
         direct = [(k, number, program.outputs[k], types.numpy_dtype(program.outputs[k].dtype)) for number, k in self.host.by_kind.get("output", [])]
         self.outputs_of_epoch = [[row for row in direct if epochs[row[0]] == e] for e in range(count)]
+        same = {t.memory: (k, True) for k, t in enumerate(program.inputs) if t.object < 0}
+        same |= {program.outputs[k].memory: (k, False) for k, *_ in direct}
+        self.twins = [same.get(t.memory) if t.object < 0 else None for t in program.outputs]
         self.arena_bases = [[number for number, which in self.host.by_kind.get("arena", []) if which == e] for e in range(count)]
         self.checks = [[c for c in program.checks if c.epoch == e] for e in range(count)]
         self.function_rows = np.array(self.host.handles, np.int64)
