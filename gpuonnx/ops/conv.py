@@ -19,15 +19,30 @@ MOST_SPATIAL = 3
 
 
 def kernel_of(w: Tensor, kernel_shape: Ints) -> tuple[int, ...]:
-    """The spatial sizes of the weights, which an attribute may repeat."""
-    return tuple(kernel_shape or (int(builder().ask(s)) for s in w.shape[2:]))
+    """The spatial sizes of the weights, which an attribute may repeat and must not contradict."""
+    if not kernel_shape:
+        return tuple(int(builder().ask(s)) for s in w.shape[2:])
+    if len(kernel_shape) != w.rank - 2:
+        raise ModelError(f"{builder().origin}: kernel_shape {list(kernel_shape)} does not fit weights of rank {w.rank}")
+    for size, said in zip(w.shape[2:], kernel_shape, strict=True):
+        builder().meet(size, said)
+    return tuple(kernel_shape)
+
+
+def agreed(x: Tensor, w: Tensor, window: Window, group: int) -> Tensor:
+    """The weights with numbers for spatial sizes, once it is sure that no kernel leaves its operands."""
+    if x.rank < 3 or w.rank != x.rank:
+        raise ModelError(f"{builder().origin}: input of rank {x.rank} and weights of rank {w.rank}; both must have the same rank, at least 3")
+    if group < 1:
+        raise ModelError(f"{builder().origin}: group is {group}, at least 1 is expected")
+    builder().meet(x.shape[1], w.shape[1] * group)
+    builder().require(w.shape[0] % group, f"the number of output channels must be a multiple of group {group}", equal=True)
+    return w if tuple(w.shape[2:]) == window.kernel else w.reshape(*w.shape[:2], *window.kernel)
 
 
 def convolution(x: Tensor, w: Tensor, window: Window, group: int) -> Tensor:
     """x[N, C, ...] with w[O, C / group, ...], without bias."""
-    if x.rank < 3 or w.rank != x.rank:
-        raise ModelError(f"{builder().origin}: input of rank {x.rank} and weights of rank {w.rank}; both must have the same rank, at least 3")
-    builder().meet(x.shape[1], w.shape[1] * group)
+    w = agreed(x, w, window, group)
     out = x.like(x.shape[0], w.shape[0], *window.out)
     if x.dtype in GEMM_TYPES and window.rank <= MOST_SPATIAL:
         return call("conv", x, w, out=out, **attributes(window, group))  # type: ignore[no-any-return]
@@ -78,6 +93,7 @@ def conv_integer(x: Tensor, w: Tensor, x_zero_point: Tensor | None = None, w_zer
 
 def integer_convolution(x: Tensor, w: Tensor, x_zero: Tensor | None, w_zero: Tensor | None, window: Window, group: int) -> Tensor:
     """(x - x_zero) * (w - w_zero) in int32; padding counts as x_zero."""
+    w = agreed(x, w, window, group)
     if x.dtype in BYTES and w.dtype in BYTES and window.rank <= MOST_SPATIAL:
         out = Spec("i32", (x.shape[0], w.shape[0], *window.out))
         return call("conv_integer", x, w, x_zero, w_zero, out=out, **attributes(window, group))  # type: ignore[no-any-return]
