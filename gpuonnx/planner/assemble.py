@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpuonnx.devices.device import Device
-from gpuonnx.errors import UnsupportedOp
+from gpuonnx.errors import ShapeError, UnsupportedOp
 from gpuonnx.ir import graph as g
 from gpuonnx.ir import types
 from gpuonnx.ir.affine import reshaped, strides_of
@@ -19,6 +19,8 @@ from gpuonnx.kernels.contract import Build, Layout
 from gpuonnx.planner.layout import Layouts, Physical
 from gpuonnx.planner.memory import Buffer
 from gpuonnx.planner.place import DEVICE, HOST, Placement
+
+UNKNOWN = 4096
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,13 @@ class Assembler:
         return max((self.epoch_of_symbol.get(s, 0) for s in symbols(size)), default=0)
 
     def hint(self, size: Dim) -> int:
+        """What a size may be expected to be: at the sizes compiled for, 64 for what only a run tells."""
         if isinstance(size, int):
             return size
-        guess = {s: self.binding.get(s, 64) for s in symbols(size)}
-        return max(int(evaluate([size], guess)[0]), 0)
+        try:
+            return max(int(evaluate([size], {s: self.binding.get(s, 64) for s in symbols(size)})[0]), 0)
+        except ShapeError:
+            return UNKNOWN
 
     # places
     def buffer(self, side: str, kind: str, number: int, size: Dim = 0) -> Buffer:
