@@ -6,6 +6,8 @@ from collections.abc import Callable
 from gpuonnx.errors import ShapeError
 from gpuonnx.ir.build import Spec, Tensor, builder, call, tensor_reduce
 from gpuonnx.ir.build import cast as cast_expr
+from gpuonnx.ir.dims import Dim
+from gpuonnx.ir.expr import Expr
 from gpuonnx.ir.types import compute
 from gpuonnx.ops.registry import op
 
@@ -20,7 +22,7 @@ def matrix_product(a: Tensor, b: Tensor) -> Tensor:
     if a.rank == 1 or b.rank == 1:
         return of_vectors(a, b, matrix_product)
     a, b = with_batch(a, b)
-    shape = (*a.shape[:-1], b.shape[-1])
+    shape = (*batch_of(a, b), a.shape[-2], b.shape[-1])
     if a.dtype in GEMM_TYPES:
         builder().meet(a.shape[-1], b.shape[-2])
         return call("gemm", a, b, out=a.like(*shape))  # type: ignore[no-any-return]
@@ -35,11 +37,16 @@ def of_vectors(a: Tensor, b: Tensor, f: Callable[[Tensor, Tensor], Tensor]) -> T
 
 
 def with_batch(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Both with the common leading axes."""
-    if a.rank == b.rank == 2:
+    """Both with the common leading axes; a plain matrix serves every batch entry as it is."""
+    if a.rank == 2 or b.rank == 2:
         return a, b
     lead = builder().broadcast(a.shape[:-2], b.shape[:-2])
     return a.expand((*lead, *a.shape[-2:])), b.expand((*lead, *b.shape[-2:]))
+
+
+def batch_of(a: Tensor, b: Tensor) -> tuple[Dim, ...]:
+    """The leading axes of a product after `with_batch`."""
+    return tuple(a.shape[:-2]) if a.rank > 2 else tuple(b.shape[:-2])
 
 
 def summed_product(a: Tensor, b: Tensor, dtype: str | None = None) -> Tensor:
@@ -47,9 +54,14 @@ def summed_product(a: Tensor, b: Tensor, dtype: str | None = None) -> Tensor:
     inner = builder().meet(a.shape[-1], b.shape[-2])
     stored = dtype or a.dtype
     wide = compute(stored)
-    ranges = (*a.shape[:-1], b.shape[-1], inner)
-    return tensor_reduce(ranges, [len(ranges) - 1], "sum", stored,
-                         lambda *i: cast_expr(a.at(*i[:-2], i[-1]), wide) * cast_expr(b.at(*i[:-3], i[-1], i[-2]), wide))
+    ranges = (*batch_of(a, b), a.shape[-2], b.shape[-1], inner)
+
+    def element(*i: Expr) -> Expr:
+        batch, (row, column, k) = i[:-3], i[-3:]
+        left = a.at(*batch[len(batch) - (a.rank - 2):], row, k)
+        right = b.at(*batch[len(batch) - (b.rank - 2):], k, column)
+        return cast_expr(left, wide) * cast_expr(right, wide)
+    return tensor_reduce(ranges, [len(ranges) - 1], "sum", stored, element)
 
 
 def transposed(t: Tensor) -> Tensor:
@@ -94,7 +106,7 @@ def integer_product(a: Tensor, b: Tensor, a_zero: Tensor | None = None, b_zero: 
     if simple:
         builder().meet(a.shape[-1], b.shape[-2])
         zeros = [one_or_many(z) for z in (a_zero, b_zero)]
-        return call("gemm_integer", a, b, *zeros, out=Spec("i32", (*a.shape[:-1], b.shape[-1])))  # type: ignore[no-any-return]
+        return call("gemm_integer", a, b, *zeros, out=Spec("i32", (*batch_of(a, b), a.shape[-2], b.shape[-1])))  # type: ignore[no-any-return]
     left, right = a.cast("i32"), b.cast("i32")
     if a_zero is not None:
         left = left - (a_zero.cast("i32") if a_zero.rank != 1 else a_zero.cast("i32").unsqueeze([1]))
