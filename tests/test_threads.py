@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -144,6 +145,25 @@ def test_a_timeout_that_is_over_before_the_run() -> None:
     made = session(LONG)
     with pytest.raises(errors.Cancelled):
         made.run(np.zeros((300, 300), np.float32), timeout=0)
+
+
+@pytest.mark.parametrize("timeout", ["1", float("nan"), True])
+def test_a_timeout_that_is_no_number(timeout: Any) -> None:
+    with pytest.raises(errors.InputError, match="timeout is a number of seconds"):
+        session(LONG).run(np.zeros((4, 4), np.float32), timeout=timeout)
+
+
+def test_an_endless_timeout() -> None:
+    assert session(LONG).run(np.zeros((4, 4), np.float32), timeout=float("inf"))["y"].shape == (4, 4)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
+def test_an_accelerator_from_many_threads() -> None:
+    made = gpuonnx.load(onnx.parser.parse_model(HEADER + NETWORK), device="emulated-cuda")
+    feeds = [network_feed(n, 5, 6, n) for n in (1, 4, 7)]
+    expected = [made.run(f) for f in feeds]
+    with ThreadPoolExecutor(4) as pool:
+        assert all(same(expected[k % 3], r) for k, r in enumerate(pool.map(lambda k: made.run(feeds[k % 3]), range(30))))
 
 
 def test_timeouts_of_other_threads_do_not_cancel_this_one() -> None:

@@ -8,8 +8,10 @@ from contextvars import ContextVar
 
 import numpy as np
 
-from gpuonnx.errors import Cancelled
+from gpuonnx.errors import Cancelled, InputError
 from gpuonnx.kernels.contract import CTX_CANCEL
+
+LONGEST = 1e6
 
 
 class Deadline:
@@ -19,7 +21,7 @@ class Deadline:
         self.seconds, self.expired = seconds, False
         self._lock = threading.Lock()
         self._running: list[np.ndarray] = []
-        self._timer = threading.Timer(max(seconds, 0), self._expire)
+        self._timer = threading.Timer(min(max(seconds, 0), LONGEST), self._expire)
         self._timer.daemon = True
 
     def _expire(self) -> None:
@@ -63,6 +65,8 @@ def time_limit(seconds: float | None) -> Iterator[None]:
     if seconds is None:
         yield
         return
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or seconds != seconds:
+        raise InputError(f"timeout is a number of seconds or None, not {seconds!r}")
     with Deadline(seconds) as deadline:
         token = current_deadline.set(deadline)
         try:

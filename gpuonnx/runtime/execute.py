@@ -37,6 +37,9 @@ class Runner:
         self._bind(0, program.symbols, values)
         for segment in program.segments:
             self._segment(segment)
+        deadline = current_deadline.get()
+        if deadline is not None:
+            deadline.check()
         return [self._output(k, ref) for k, ref in enumerate(program.outputs)]
 
     def _bind(self, epoch: int, symbols: Sequence[p.SymbolRef], values: Sequence[Any] | None) -> None:
@@ -100,21 +103,27 @@ class Runner:
         frame, accelerator, side = self.frame, self.context.accelerator, self.variant.loaded.device
         assert accelerator is not None and side is not None
         table, deadline = side.side, current_deadline.get()
-        for step in range(segment.first, segment.last):
-            grid = int(frame.registers[table.step_tasks[step]])
-            if grid > 0:
-                words = frame.device_words.address + 8 * table.step_words[step]
-                shared = int(frame.registers[table.step_shared[step]])
-                accelerator.launch(side.handles[step], grid, table.step_threads[step], shared, words)
-                if deadline is not None:
-                    deadline.check()
-        accelerator.synchronize()
+        with self.context.device_lock:
+            for step in range(segment.first, segment.last):
+                grid = int(frame.registers[table.step_tasks[step]])
+                if grid > 0:
+                    words = frame.device_words.address + 8 * table.step_words[step]
+                    shared = int(frame.registers[table.step_shared[step]])
+                    accelerator.launch(side.handles[step], grid, table.step_threads[step], shared, words)
+                    if deadline is not None:
+                        deadline.check()
+            accelerator.synchronize()
+            self._device_errors(segment)
+
+    def _device_errors(self, segment: p.Run) -> None:
+        accelerator, side = self.context.accelerator, self.variant.loaded.device
+        assert accelerator is not None and side is not None
         try:
             accelerator.check()
         except DeviceError as error:
-            names = dict.fromkeys(o for s in range(segment.first, segment.last) for o in self.program.nodes[table.step_nodes[s]].origins)
-            shown = list(names)[:4]
-            raise ShapeError(f"{', '.join(shown)}{'...' if len(names) > 4 else ''}: {error}") from error
+            nodes = (self.program.nodes[side.side.step_nodes[s]] for s in range(segment.first, segment.last))
+            names = list(dict.fromkeys(o for node in nodes for o in node.origins))
+            raise ShapeError(f"{', '.join(names[:4])}{'...' if len(names) > 4 else ''}: {error}") from error
 
     def _transfer(self, segment: p.Transfer) -> None:
         frame, accelerator = self.frame, self.context.accelerator
@@ -150,7 +159,7 @@ class Runner:
             results = HOST_FUNCTIONS[segment.name](values, attrs)
         except GpuOnnxError:
             raise
-        except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError) as error:
+        except (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
             raise ShapeError(f"{', '.join(self.program.nodes[segment.node].origins)}: {error}") from error
         except MemoryError as error:
             raise MemoryLimitError(f"{', '.join(self.program.nodes[segment.node].origins)}: {error}") from error
@@ -162,7 +171,7 @@ class Runner:
             results = evaluate(segment.ir_node, [self.frame.value(t) for t in segment.inputs], self.frame.binding())
         except DeviceError as error:
             raise ShapeError(str(error)) from error
-        except (IndexError, ValueError) as error:
+        except (IndexError, ValueError, ArithmeticError) as error:
             raise ShapeError(f"{', '.join(self.program.nodes[segment.node].origins)}: {error}") from error
         except MemoryError as error:
             raise MemoryLimitError(f"{', '.join(self.program.nodes[segment.node].origins)}: {error}") from error

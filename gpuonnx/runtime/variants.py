@@ -66,6 +66,7 @@ class Context:
     stats: Stats
     loop_limit: int = 1 << 31
     library: Library | None = None
+    device_lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Variant:
