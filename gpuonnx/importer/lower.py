@@ -10,6 +10,7 @@ import numpy as np
 
 from gpuonnx.errors import GpuOnnxError, ModelError, ShapeError, UnsupportedOp
 from gpuonnx.importer import control
+from gpuonnx.importer.kinds import check_inputs
 from gpuonnx.importer.procedure import Argument, Environment, InputInfo, Procedure, free_names, is_tensor
 from gpuonnx.ir import graph as g
 from gpuonnx.ir.build import Builder, NeedsRun, Tensor
@@ -169,6 +170,7 @@ def _results(frame: Frame, node: onnx.NodeProto) -> Sequence[Tensor | None]:
     local = frame.environment.functions.get((node.domain, node.op_type))
     if local is not None:
         return call_function(frame, local, node, inputs, attributes)
+    check_inputs(node, inputs, registry.ALIASES.get(node.domain, node.domain), opset)
     definition = registry.find(node.domain, node.op_type, opset)
     if definition is None:
         return call_function(frame, schema_function(node, opset, inputs), node, inputs, attributes)
