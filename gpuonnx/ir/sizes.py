@@ -6,7 +6,7 @@ Reals are float32 values kept in the low half of a register by the native interp
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
 from typing import Any
 
@@ -75,12 +75,19 @@ def _compute(op: str, a: list[Any]) -> Any:
         case "eq0": return int(a[0] == 0)
         case "lt0": return int(a[0] < 0)
         case "select": return a[1] if a[0] else a[2]
-        case "floor": return math.floor(a[0])
-        case "ceil": return math.ceil(a[0])
-        case "trunc": return math.trunc(float(a[0]))
+        case "floor": return _whole(math.floor, a[0])
+        case "ceil": return _whole(math.ceil, a[0])
+        case "trunc": return _whole(math.trunc, a[0])
     if a[0] != a[1] and 1 not in a:
         raise ShapeError(f"sizes {a[0]} and {a[1]} do not broadcast")
     return a[1] if a[0] == 1 else a[0]
+
+
+def _whole(rounding: Callable[[float], int], real: float) -> int:
+    """A real as an integer; NaN is 0, what is too large stays at the ends of int64."""
+    if math.isnan(real):
+        return 0
+    return rounding(min(max(float(real), -2.0**63), 2.0**63 - 1024))
 
 
 def evaluate(dims: Iterable[Any], binding: Mapping[str, int | float]) -> list[Any]:

@@ -13,7 +13,7 @@ from gpuonnx.kernels.contract import CTX_CODE, CTX_LIMIT, CTX_STEP, CTX_VALUE, E
 from gpuonnx.planner import program as p
 from gpuonnx.planner.place import HOST
 from gpuonnx.runtime.deadline import current_deadline
-from gpuonnx.runtime.frame import Frame, check_out
+from gpuonnx.runtime.frame import Frame, check_out, room
 from gpuonnx.runtime.host import HOST_FUNCTIONS
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Runner:
             return owned(value)
         given = self.frame.out_buffers.get(k)
         if given is None:
-            return value.copy()
+            given = room(value.shape, value.dtype, f"output {ref.name!r}")
         check_out(ref.name, given, value.shape, value.dtype)
         given[...] = value
         return given

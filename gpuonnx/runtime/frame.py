@@ -38,9 +38,9 @@ def room(shape: tuple[int, ...], dtype: np.dtype, what: str) -> np.ndarray:
     try:
         if count <= physical_memory():
             return np.empty(shape, dtype)
-    except MemoryError:
+    except (MemoryError, ValueError):
         pass
-    raise MemoryLimitError(f"{what}: {count:,} bytes are more than this machine can give; use smaller inputs")
+    raise MemoryLimitError(f"{what} {list(shape)}: {count:,} bytes are more than this machine can give; use smaller inputs")
 
 
 def check_out(name: str, given: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> None:
