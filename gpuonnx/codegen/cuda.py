@@ -13,6 +13,7 @@ from gpuonnx.codegen.cuda_nest import Operand, nest_step
 from gpuonnx.codegen.cuda_prefix import prefix_step
 from gpuonnx.codegen.cuda_scatter import scatter_steps
 from gpuonnx.codegen.cuda_split import split_steps
+from gpuonnx.codegen.cuda_tile import tile_step
 from gpuonnx.errors import UnsupportedOp
 from gpuonnx.ir.dims import Dim
 from gpuonnx.ir.expr import Expr, dim, folded, index, load
@@ -116,7 +117,8 @@ def _build_call(node: Call, inputs: Sequence[Layout], outputs: Sequence[Layout],
         nest = products.nest(node.kernel, spec_of(node, inputs, outputs, constants), True)
         reads = [Operand(Ref("in", k), layout) for k, layout in enumerate(inputs)]
         writes = [Operand(Ref("out", k), layout) for k, layout in enumerate(outputs)]
-        return split_steps(nest, reads, writes) or Build((nest_step(nest, reads, writes),))
+        tiles = tile_step(nest, reads, writes)
+        return Build((tiles,)) if tiles is not None else split_steps(nest, reads, writes) or Build((nest_step(nest, reads, writes),))
     if kernel is None:
         raise UnsupportedOp(f"there is no CUDA kernel {node.kernel}")
     spec = spec_of(node, inputs, outputs, constants)

@@ -216,7 +216,7 @@ class NestText:
             self.prelude.append(fold_struct(combined, ctype, action))
 
     def _finish(self, name: str, count: Dim, per: Dim) -> Step:
-        text = (f'{"".join(self.prelude)}extern "C" __global__ void __launch_bounds__({THREADS}) {SYMBOL}(ix* ctx, const ix* args) {{\n'
+        text = (f'{"".join(self.prelude)}extern "C" __global__ void __launch_bounds__({THREADS}, 1) {SYMBOL}(ix* ctx, const ix* args) {{\n'
                 f"{self.words.declared()}{self.writer.text()}}}\n")
         return step(name, text, self.words, blocks(count, per))
 

@@ -113,9 +113,9 @@ template <int E, int M, int B, int KIND> struct small_float {
   }
   static __device__ unsigned char narrow(float f) {
     unsigned u = __float_as_uint(f), sign = u >> 31 << (E + M), a = u & 0x7fffffffu;
-    const unsigned nan = KIND == SMALL_UZ ? 0x80u : KIND == SMALL_IEEE ? sign | (((1u << E) - 1) << M) | (1u << (M - 1)) : sign | ((1u << (E + M)) - 1);
+    const unsigned nan = KIND == SMALL_UZ ? 0x80u : KIND == SMALL_FINITE ? sign ^ (1u << (E + M)) : KIND == SMALL_IEEE ? sign | (((1u << E) - 1) << M) | (1u << (M - 1)) : sign | ((1u << (E + M)) - 1);
     const unsigned largest = KIND == SMALL_FN ? (1u << (E + M)) - 2 : KIND == SMALL_IEEE ? (((1u << E) - 1) << M) - 1 : (1u << (E + M)) - 1;
-    if (a > 0x7f800000u) return (unsigned char)(KIND == SMALL_FINITE ? sign | largest : nan);
+    if (a > 0x7f800000u) return (unsigned char)nan;
     if (KIND == SMALL_IEEE && a == 0x7f800000u) return (unsigned char)(sign | (((1u << E) - 1) << M));
     unsigned code;
     if (a < (unsigned)(127 - B + 1) << 23) {
