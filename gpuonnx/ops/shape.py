@@ -171,10 +171,13 @@ def clamped(bound: Dim, size: Dim, low: Dim, high: Dim) -> Dim:
     return place
 
 
+FARTHEST = 1 << 31
+
+
 @op("Slice", since=10)
 def slice_10(x: Tensor, starts: Dims, ends: Dims, axes: Const | None = None, steps: Const | None = None) -> Tensor:
     where = range(len(starts)) if axes is None else [x.axis(int(a)) for a in axes.ravel()]
-    by = [1] * len(starts) if steps is None else [int(s) for s in steps.ravel()]
+    by = [1] * len(starts) if steps is None else [min(max(int(s), -FARTHEST), FARTHEST) for s in steps.ravel()]
     for start, end, axis, step in zip(starts, ends, where, by, strict=True):
         size = x.shape[axis]
         if step == 0:
