@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from gpuonnx.devices.device import Device
-from gpuonnx.devices.kernel_error import explain
+from gpuonnx.devices.device import Accelerator
 from gpuonnx.ir.dims import Dim
 from gpuonnx.ir.graph import Node
 from gpuonnx.ir.sizes import evaluate
 from gpuonnx.ir.types import numpy_dtype, size
-from gpuonnx.kernels.contract import CTX_WORDS, Build, Layout, Ref
+from gpuonnx.kernels.contract import Build, Layout, Ref
 
 
 def dense(value: Any) -> Layout:
@@ -27,10 +26,11 @@ def extent(layout: Layout, binding: Mapping[str, int]) -> int:
 
 def strided(buffer: np.ndarray, layout: Layout, binding: Mapping[str, int]) -> np.ndarray:
     shape, strides = evaluate(layout.shape, binding), evaluate(layout.strides, binding)
-    return np.lib.stride_tricks.as_strided(buffer, shape, [t * buffer.itemsize for t in strides])
+    raw = buffer.view(f"u{buffer.itemsize}") if buffer.dtype.kind not in "cb" and buffer.itemsize <= 8 else buffer
+    return np.lib.stride_tricks.as_strided(raw, shape, [t * buffer.itemsize for t in strides]).view(buffer.dtype)
 
 
-def run(device: Device, build: Build, inputs: Sequence[tuple[Layout, np.ndarray]], outputs: Sequence[Layout],
+def run(device: Accelerator, build: Build, inputs: Sequence[tuple[Layout, np.ndarray]], outputs: Sequence[Layout],
         binding: Mapping[str, int] | None = None) -> list[np.ndarray]:
     """Arrays in logical shape in, arrays in logical shape out."""
     bound = binding or {}
@@ -48,14 +48,9 @@ def run(device: Device, build: Build, inputs: Sequence[tuple[Layout, np.ndarray]
         array = packed.make()
         memory["packed", k] = device.empty(array.nbytes)
         device.copy_in(memory["packed", k], 0, array)
-    context = device.empty(8 * CTX_WORDS)
-    device.copy_in(context, 0, np.zeros(CTX_WORDS, np.int64))
-    launch_all(device, build, memory, context, bound)
+    launch_all(device, build, memory, bound)
     device.synchronize()
-    record = np.zeros(CTX_WORDS, np.int64)
-    device.copy_out(context, 0, record)
-    if record[0]:
-        explain(record)
+    device.check()
     results = []
     for k, layout in enumerate(outputs):
         flat = np.zeros(extent(layout, bound), numpy_dtype(layout.dtype))
@@ -64,9 +59,9 @@ def run(device: Device, build: Build, inputs: Sequence[tuple[Layout, np.ndarray]
     return results
 
 
-def launch_all(device: Device, build: Build, memory: Mapping[tuple[str, int], Any], context: Any, binding: Mapping[str, int]) -> None:
+def launch_all(device: Accelerator, build: Build, memory: Mapping[tuple[str, int], Any], binding: Mapping[str, int]) -> None:
     handles = device.compile([step.kernel for step in build.steps])
-    for step in build.steps:
+    for step, handle in zip(build.steps, handles, strict=True):
         def word(arg: Dim | Ref) -> int:
             if isinstance(arg, Ref):
                 return int(memory[arg.space, arg.number].address + evaluate([arg.offset], binding)[0])
@@ -75,12 +70,12 @@ def launch_all(device: Device, build: Build, memory: Mapping[tuple[str, int], An
         words = device.empty(args.nbytes)
         device.copy_in(words, 0, args)
         grid, shared = evaluate([step.tasks, step.shared], binding)
-        device.launch(handles[step.kernel], grid, step.threads, shared, words.address, context.address)
+        device.launch(handle, int(grid), step.threads, int(shared), words.address)
 
 
-def run_node(device: Device, node: Node, arrays: Sequence[np.ndarray], binding: Mapping[str, int] | None = None,
+def run_node(device: Accelerator, node: Node, arrays: Sequence[np.ndarray], binding: Mapping[str, int] | None = None,
              inputs: Sequence[Layout] | None = None, outputs: Sequence[Layout] | None = None) -> list[np.ndarray]:
     """Layouts default to dense ones."""
     reads = list(inputs or map(dense, node.inputs))
     writes = list(outputs or map(dense, node.outputs))
-    return run(device, device.build(node, reads, writes, {}), list(zip(reads, arrays, strict=True)), writes, binding)
+    return run(device, device.build(node, tuple(reads), tuple(writes), {}), list(zip(reads, arrays, strict=True)), writes, binding)
