@@ -210,3 +210,32 @@ def test_a_condition_of_several_elements() -> None:
     assert made.run([np.array([False]), X[0]])["y"].tolist() == [0, -1, -2, -3]
     with pytest.raises(errors.GpuOnnxError, match="If.*condition"):
         made.run([np.array([True, False]), X[0]])
+
+
+HUGE = {
+    "Expand": ("grow (float[N, M] x, int64[2] s) => (float[A, B] y) { y = Expand (x, s) }", [X[:1, :1], ids(2**62, 2**62)]),
+    "Reshape": ("shape (float[N, M] x, int64[3] s) => (float[A, B, C] y) { y = Reshape (x, s) }", [X[:0], ids(0, 2**62, 2**62)]),
+    "Tile": ("tile (float[N, M] x, int64[2] r) => (float[A, B] y) { y = Tile (x, r) }", [X, ids(2**62, 2**62)]),
+    "Range": ("range (int64 a, int64 b, int64 c) => (int64[N] y) { y = Range (a, b, c) }", [np.array(-2**63), np.array(2**63 - 1), np.array(1)]),
+    "Pad": ("pad (float[N, M] x, int64[4] p) => (float[A, B] y) { y = Pad (x, p) }", [X, ids(2**62, 2**62, 2**62, 2**62)]),
+    "Upsample": ("resize (float[N, M] x, float[2] s) => (float[A, B] y) { y = Resize (x, , s) }", [X, np.array([1e30, np.inf], np.float32)]),
+}
+
+
+@pytest.mark.parametrize("case", HUGE)
+def test_sizes_beyond_any_machine(case: str) -> None:
+    text, feed = HUGE[case]
+    made = session(text)
+    for _ in range(2):
+        with pytest.raises(errors.GpuOnnxError):
+            made.run(feed)
+
+
+def test_steps_beyond_any_size() -> None:
+    made = session("part (float[N, M] x, int64[2] s, int64[2] e, int64[2] a, int64[2] t) => (float[P, Q] y) { y = Slice (x, s, e, a, t) }")
+    top, low = 2**63 - 1, -2**63
+    for starts, ends, steps in (((-1, top), (5, 100), (2**62, top)), ((0, 0), (top, top), (top, 2**40)), ((top, top), (low, low), (low, -1)),
+                                ((low, 1), (top, 3), (1, top))):
+        where = tuple(slice(s, None if e == low else e, t) for s, e, t in zip(starts, ends, steps, strict=True))
+        got = made.run([X, ids(*starts), ids(*ends), ids(0, 1), ids(*steps)])["y"]
+        np.testing.assert_array_equal(got, X[where])

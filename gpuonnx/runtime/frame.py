@@ -230,8 +230,8 @@ class Frame:
         shape = self.shape(ref)
         if dtype.hasobject:
             return owner.reshape(shape)
-        if 0 in shape:
-            return np.empty(shape, dtype)
+        if 0 in shape or math.prod(shape) * dtype.itemsize > sys.maxsize:
+            return room(shape, dtype, f"tensor {ref.name!r}")
         return np.ndarray(shape, dtype, buffer=_bytes(owner), offset=start, strides=strides)
 
     def _owner(self, kind: str, which: int) -> Any:
