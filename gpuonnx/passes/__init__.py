@@ -1,6 +1,9 @@
-"""PIPELINE: the only place that knows the order of the passes. A pass is a function from a graph to a graph."""
+"""PIPELINE: the only place that knows the order of the passes. A pass is a function from a graph to a graph.
+
+With GPUONNX_VERIFY=1 in the environment the legal forms (`ir/verify.py`) are checked before the first pass and after each."""
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -33,24 +36,41 @@ def function(name: str) -> Pass:
     return getattr(import_module(f"gpuonnx.passes.{module}"), attribute)  # type: ignore[no-any-return]
 
 
+VERIFY_VARIABLE = "GPUONNX_VERIFY"
+
+
+def check(graph: Graph, after: str) -> None:
+    """Raises IllegalGraph, where checking is switched on."""
+    if os.environ.get(VERIFY_VARIABLE) not in (None, "", "0"):
+        from gpuonnx.ir.verify import IllegalGraph, verify
+        try:
+            verify(graph)
+        except IllegalGraph as error:
+            raise IllegalGraph(f"after {after}: {error}") from None
+
+
 def run_pipeline(graph: Graph, names: Sequence[str], off: Collection[str], stop_after: int | None, trace: Trace) -> Graph:
     """Run passes in order, leaving out those in `off`; after `stop_after` rewrites the rest changes nothing."""
     trace.limit = stop_after
+    check(graph, "lowering")
     for name in names:
         if name not in off and not trace.stopped:
             trace.current = name
             graph = function(name)(graph, trace)
+            check(graph, name)
     return graph
 
 
 def run_placed(placement: Placement, names: Sequence[str], off: Collection[str], stop_after: int | None, trace: Trace) -> Placement:
     """The passes that come after placement; each keeps sides and reasons for the nodes it makes."""
     trace.limit = stop_after
+    check(placement.graph, "placement")
     for name in names:
         if name not in off and not trace.stopped:
             trace.current = name
             module, attribute = PIPELINE[name]
             placement = getattr(import_module(f"gpuonnx.passes.{module}"), attribute)(placement, trace)
+            check(placement.graph, name)
     return placement
 
 
