@@ -1,9 +1,12 @@
 """Reading and writing at indices that come from data."""
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gpuonnx.errors import ModelError, ShapeError
 from gpuonnx.ir import dims as d
 from gpuonnx.ir.build import Expr, Tensor, cast, dim, from_end, positions, product, tensor_map, tensor_prefix, tensor_scatter
+from gpuonnx.ir.dims import Dim
 from gpuonnx.ir.formula import equal, less, select
 from gpuonnx.ops.registry import Const, Dims, op
 
@@ -34,7 +37,25 @@ def taken(x: Tensor, axis: int, place: int) -> Tensor:
 def gather_elements(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
     """out[i] = x[i with indices[i] at `axis`]"""
     axis = x.axis(axis)
+    within(x, indices, axis)
     return tensor_map(indices.shape, x.dtype, lambda *i: x.at(*i[:axis], from_end(indices.at(*i), x.shape[axis]), *i[axis + 1:]))
+
+
+def within(x: Tensor, indices: Tensor, axis: int) -> None:
+    """Indices stay inside x on the axes that they do not choose."""
+    if indices.rank != x.rank:
+        raise ShapeError(f"{x.builder.origin}: indices of rank {indices.rank} for data of rank {x.rank}; both must have the same rank")
+    for a, (size, count) in enumerate(zip(x.shape, indices.shape, strict=True)):
+        if a != axis:
+            x.builder.require(size - count, f"indices reach beyond axis {a} of the data: {count} of {size}")
+
+
+def alike(shape: Sequence[Dim], updates: Tensor) -> None:
+    """The updates have the shape that the indices ask for."""
+    if len(shape) != updates.rank:
+        raise ShapeError(f"{updates.builder.origin}: updates of rank {updates.rank}; the indices ask for rank {len(shape)}")
+    for wanted, size in zip(shape, updates.shape, strict=True):
+        updates.builder.meet(wanted, size)
 
 
 @op("GatherND", since=11)
@@ -62,6 +83,8 @@ def coordinates(x: Tensor, indices: Tensor, row: tuple[Expr, ...], first: int) -
 def scatter_elements(x: Tensor, indices: Tensor, updates: Tensor, *, axis: int = 0, reduction: str = "none") -> Tensor:
     """x, with updates[i] at (or combined into) i with indices[i] at `axis`."""
     axis = x.axis(axis)
+    within(x, indices, axis)
+    alike(indices.shape, updates)
     return tensor_scatter(x, indices.shape, lambda *i: [*i[:axis], from_end(indices.at(*i), x.shape[axis]), *i[axis + 1:]],
                           updates.at, combined(reduction))
 
@@ -93,6 +116,10 @@ def tensor_scatter_24(past: Tensor, update: Tensor, write_indices: Tensor | None
     axis = past.axis(axis)
     if mode not in ("linear", "circular") or axis == 0:
         raise ModelError(f"TensorScatter knows the modes linear and circular on an axis after the batch, here {mode!r}, {axis}")
+    within(past, update, axis)
+    past.builder.require(past.shape[axis] - update.shape[axis], f"the update is longer than axis {axis} of the cache")
+    if write_indices is not None:
+        alike(past.shape[:1], write_indices)
 
     def place(*i: Expr) -> list[Expr]:
         at = i[axis] if write_indices is None else i[axis] + cast(write_indices.at(i[0]), "ix")

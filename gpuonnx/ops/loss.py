@@ -13,6 +13,12 @@ from gpuonnx.ops.registry import op
 def negative_log_likelihood_loss(x: Tensor, target: Tensor, weight: Tensor | None = None, *, ignore_index: int | None = None,
                                  reduction: str = "mean") -> Tensor:
     """-x[n, target[n, d...], d...] * weight[target]; the mean divides by the sum of the weights. Ignored targets count nothing."""
+    if x.rank < 2 or target.rank != x.rank - 1 or weight is not None and weight.rank != 1:
+        raise ModelError(f"scores of rank {x.rank} need targets of rank {x.rank - 1} (here {target.rank}) and weights of rank 1")
+    for axis, size in zip((0, *range(2, x.rank)), target.shape, strict=True):
+        x.builder.meet(x.shape[axis], size)
+    if weight is not None:
+        x.builder.meet(x.shape[1], weight.shape[0])
     v = x.wide()
     scale = None if weight is None else weight.cast(v.dtype)
     one, zero = const(1, v.dtype), const(0, v.dtype)
