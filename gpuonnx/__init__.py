@@ -20,8 +20,8 @@ from gpuonnx.importer.load import Limits
 from gpuonnx.session import Session, load, run
 
 if TYPE_CHECKING:
+    from gpuonnx import backend as backend
     from gpuonnx.ops.registry import op as op
-    from gpuonnx.runtime import backend as backend
 
 __version__ = "0.1.0"
 

@@ -117,10 +117,10 @@ class Session:
             if library is not None:
                 library.keep_header(self._header())
         else:
-            self.procedure = cold(header.name, header.inputs, header.outputs, header.output_infos)
+            self.procedure = cold(header.name, header.inputs, header.outputs, header.output_infos, header.defaults)
         self._main = Executable(self.procedure, self.context, "main", self._model)
         self._main.search()
-        self._pruned: dict[tuple[str, ...], Executable] = {}
+        self._special: dict[tuple[tuple[str, ...], tuple[str, ...]], Executable] = {}
 
     def _model(self) -> Procedure:
         from gpuonnx.importer.load import load_model
@@ -131,7 +131,7 @@ class Session:
     def _header(self) -> Header:
         procedure, folder = self.procedure, None if self.source.path is None else self.source.path.parent
         files = {} if folder is None else {str(folder / name): stamp_of(str(folder / name)) for name in self._loaded.external}
-        return Header(procedure.name, procedure.inputs, procedure.outputs, procedure.output_infos, files)
+        return Header(procedure.name, procedure.inputs, procedure.outputs, procedure.output_infos, files, procedure.defaults)
 
     def _load_program(self, program: Program) -> LoadedProgram:
         loaded = LoadedProgram(program, self.context.executor, self._cpu.compile, self.accelerator, self.options.memory_limit)
@@ -160,56 +160,62 @@ class Session:
             timeout: float | None = None) -> dict[str, Any]:
         """Outputs by name, in graph order.
 
-        inputs: a mapping by name, a sequence in graph order, or one array. outputs: names to compute (others are pruned).
+        inputs: a mapping by name (which may name inputs that have a default too), a sequence in graph order, or one array.
+        outputs: names to compute (others are pruned).
         out: buffers to fill, by name. timeout: seconds after which the run raises Cancelled.
         Raises InputError, ShapeError."""
         from gpuonnx.runtime.feed import prepare
-        values = prepare(self.procedure.inputs, inputs)
+        over = [i for i in self.procedure.defaults if i.name in inputs] if isinstance(inputs, Mapping) else []
+        infos = (*self.procedure.inputs, *over) if over else self.procedure.inputs
+        values = prepare(infos, inputs)
         names = self.procedure.outputs if outputs is None else (outputs,) if isinstance(outputs, str) else tuple(outputs)
-        executable = self._executable(names)
-        buffers = self._buffers(out, names, values) if out else {}
+        executable = self._main if names == self.procedure.outputs and not over else self._executable(names, tuple(i.name for i in over))
+        buffers = _buffers(out, names, infos, values) if out else {}
         with time_limit(timeout):
             results = executable.run(values, buffers)
         self.stats.ran()
         return dict(zip(names, results, strict=True))
 
-    def _buffers(self, out: Mapping[str, np.ndarray], names: tuple[str, ...], values: list[Any]) -> dict[int, np.ndarray]:
-        """The caller's buffers by output number. Raises InputError for one that cannot be filled while the inputs are read."""
-        for name, array in out.items():
-            if name not in names:
-                raise InputError(f"out names {name!r}, which is not an output that is computed; those are {', '.join(names)}")
-            if not isinstance(array, np.ndarray) or not array.flags.c_contiguous or not array.flags.writeable or not array.flags.aligned:
-                raise InputError(f"the buffer for output {name!r} must be a C-contiguous, aligned and writeable NumPy array")
-            for info, value in zip(self.procedure.inputs, values, strict=True):
-                if isinstance(value, np.ndarray) and np.may_share_memory(array, value):
-                    raise InputError(f"the buffer for output {name!r} overlaps input {info.name!r}; give {info.name}.copy() or another buffer")
-            for other, second in out.items():
-                if other != name and np.may_share_memory(array, second):
-                    raise InputError(f"the buffers for outputs {name!r} and {other!r} overlap")
-        return {names.index(k): v for k, v in out.items()}
-
-    def _executable(self, names: tuple[str, ...]) -> Executable:
-        if names == self.procedure.outputs:
-            return self._main
-        found = self._pruned.get(names)
+    def _executable(self, names: tuple[str, ...], over: tuple[str, ...]) -> Executable:
+        """What computes some of the outputs, with some of the defaults as inputs."""
+        found = self._special.get((names, over))
         if found is None:
             unknown = [n for n in names if n not in self.procedure.outputs]
             if unknown:
                 raise InputError(f"there is no output {unknown[0]!r}; outputs are {', '.join(self.procedure.outputs)}")
-            found = self._pruned.setdefault(names, self._pruned_to(names))
+            found = self._special.setdefault((names, over), self._specialized(names, over))
         return found
 
-    def _pruned_to(self, names: tuple[str, ...]) -> Executable:
+    def _specialized(self, names: tuple[str, ...], over: tuple[str, ...]) -> Executable:
         infos = {i.name: i for i in self.procedure.output_infos}
 
-        def only(procedure: Procedure) -> Procedure:
-            return replace(procedure, outputs=names, output_infos=tuple(infos[n] for n in names))
-        return Executable(only(self.procedure), self.context, f"only {' '.join(names)}", lambda: only(self._main.hot()))
+        def changed(procedure: Procedure) -> Procedure:
+            return replace(procedure, outputs=names, output_infos=tuple(infos[n] for n in names),
+                           inputs=(*procedure.inputs, *(i for i in procedure.defaults if i.name in over)),
+                           constants={k: v for k, v in procedure.constants.items() if k not in over})
+        path = f"only {' '.join(names)}" + (f" with {' '.join(over)}" if over else "")
+        return Executable(changed(self.procedure), self.context, path, lambda: changed(self._main.hot()))
 
     def explain(self, stage: str = "plan") -> str:
         """The text of a stage (graph, passes, plan, kernels) of every variant compiled so far. Raises ValueError for another."""
         from gpuonnx.runtime.explain import explain
         return explain(self, stage)
+
+
+def _buffers(out: Mapping[str, np.ndarray], names: tuple[str, ...], infos: Sequence[InputInfo], values: list[Any]) -> dict[int, np.ndarray]:
+    """The caller's buffers by output number. Raises InputError for one that cannot be filled while the inputs are read."""
+    for name, array in out.items():
+        if name not in names:
+            raise InputError(f"out names {name!r}, which is not an output that is computed; those are {', '.join(names)}")
+        if not isinstance(array, np.ndarray) or not array.flags.c_contiguous or not array.flags.writeable or not array.flags.aligned:
+            raise InputError(f"the buffer for output {name!r} must be a C-contiguous, aligned and writeable NumPy array")
+        for info, value in zip(infos, values, strict=True):
+            if isinstance(value, np.ndarray) and np.may_share_memory(array, value):
+                raise InputError(f"the buffer for output {name!r} overlaps input {info.name!r}; give {info.name}.copy() or another buffer")
+        for other, second in out.items():
+            if other != name and np.may_share_memory(array, second):
+                raise InputError(f"the buffers for outputs {name!r} and {other!r} overlap")
+    return {names.index(k): v for k, v in out.items()}
 
 
 def _io(info: InputInfo) -> Io:

@@ -262,3 +262,24 @@ def test_memory_is_given_back_after_a_large_run() -> None:
     for n in range(100):
         made.run([np.ones((3 + n % 2, 2), np.float32)])
     assert sum(a.nbytes for a in frames[0].arenas) < 2_000_000
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_inputs_that_have_a_default(warm: bool, tmp_path: Any) -> None:
+    floats = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, s) for n, s in (("x", ["N"]), ("w", [3]), ("y", ["N"]))]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Mul", ["x", "w"], ["y"])], "g", floats[:2], floats[2:],
+                                   [onnx.numpy_helper.from_array(np.array([1, 2, 3], np.float32), "w")])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    x, w = np.ones(3, np.float32), np.array([5, 6, 7], np.float32)
+    if warm:
+        gpuonnx.load(model, device="cpu", cache_dir=str(tmp_path)).run(x)
+    made = gpuonnx.load(model, device="cpu", cache_dir=str(tmp_path))
+    assert [i.name for i in made.inputs] == ["x"]
+    for _ in range(2):
+        assert made.run(x)["y"].tolist() == [1, 2, 3]
+        assert made.run({"x": x, "w": w})["y"].tolist() == [5, 6, 7]
+        assert made.run({"x": x, "w": w * 2}, outputs=["y"])["y"].tolist() == [10, 12, 14]
+    with pytest.raises(errors.InputError, match="input 'w' must be float32"):
+        made.run({"x": x, "w": w.astype(np.float64)})
+    with pytest.raises(errors.ShapeError, match="input 'w', axis 0"):
+        made.run({"x": x, "w": w[:2]})

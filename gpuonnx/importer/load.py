@@ -93,11 +93,13 @@ class LoadedModel:
         return tuple(found)
 
     def procedure(self) -> Procedure:
-        """The main graph, ready to be lowered; an input that has an initializer is a constant."""
+        """The main graph, ready to be lowered; an input that has an initializer is a constant with that default."""
         graph = self.proto.graph
+        inputs = [input_info(i) for i in graph.input]
         environment = Environment(self.opsets, self.functions, self.array)
-        return Procedure(graph.name or "main", tuple(graph.node), tuple(input_info(i) for i in graph.input if i.name not in self.defaults),
-                         tuple(o.name for o in graph.output), self.defaults, environment, tuple(input_info(o) for o in graph.output))
+        return Procedure(graph.name or "main", tuple(graph.node), tuple(i for i in inputs if i.name not in self.defaults),
+                         tuple(o.name for o in graph.output), self.defaults, environment, tuple(input_info(o) for o in graph.output),
+                         defaults=tuple(i for i in inputs if i.name in self.defaults))
 
 
 def file_digest(path: Path) -> str:

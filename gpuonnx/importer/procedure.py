@@ -35,7 +35,8 @@ class Environment:
 
 @dataclass(eq=False)
 class Procedure:
-    """Nodes in order, the inputs they need, the names they give. `constants` are arrays or undecoded TensorProtos.
+    """Nodes in order, the inputs they need, the names they give. `constants` are arrays or undecoded TensorProtos;
+    `defaults` are the declared inputs among them, which a call may give other values.
 
     A `cold` one came from the cache without its nodes."""
 
@@ -47,6 +48,7 @@ class Procedure:
     environment: Environment
     output_infos: tuple[InputInfo, ...] = ()
     cold: bool = False
+    defaults: tuple[InputInfo, ...] = ()
 
     @property
     def input_names(self) -> tuple[str, ...]:

@@ -26,10 +26,10 @@ def explain(session: Session, stage: str) -> str:
 
 
 def variants(session: Session) -> list[tuple[str, Variant]]:
-    """(path, variant) of everything compiled so far: the main procedure, what runs after it, bodies, pruned sessions."""
+    """(path, variant) of everything compiled so far: the main procedure, what runs after it, bodies, calls for some outputs."""
     found = _variants(session._main, "main")
-    for names, executable in session._pruned.items():
-        found += _variants(executable, f"only {', '.join(names) or 'nothing'}")
+    for (names, over), executable in session._special.items():
+        found += _variants(executable, f"only {', '.join(names) or 'nothing'}" + (f" with {', '.join(over)}" if over else ""))
     return found
 
 

@@ -24,7 +24,7 @@ from gpuonnx.ir.dims import Space
 from gpuonnx.kernels.contract import Kernel
 from gpuonnx.planner.program import Program
 
-FORMAT = 2
+FORMAT = 3
 PAGE = 64
 LENGTHS = struct.Struct("<QQ")
 MOST_VARIANTS = 16
@@ -74,6 +74,7 @@ class Header:
     outputs: tuple[str, ...]
     output_infos: tuple[InputInfo, ...]
     external: dict[str, tuple[int, int]]
+    defaults: tuple[InputInfo, ...] = ()
 
 
 @cache
@@ -142,9 +143,10 @@ class Unpickler(pickle.Unpickler):
         return cold(*rest)
 
 
-def cold(name: str, inputs: tuple[InputInfo, ...], outputs: tuple[str, ...], infos: tuple[InputInfo, ...]) -> Procedure:
+def cold(name: str, inputs: tuple[InputInfo, ...], outputs: tuple[str, ...], infos: tuple[InputInfo, ...],
+         defaults: tuple[InputInfo, ...] = ()) -> Procedure:
     """A procedure without its nodes."""
-    return Procedure(name, (), inputs, outputs, {}, Environment({}), infos, cold=True)
+    return Procedure(name, (), inputs, outputs, {}, Environment({}), infos, cold=True, defaults=defaults)
 
 
 def dumps(saved: Any) -> bytes:
