@@ -242,6 +242,7 @@ def _store(walk: Evaluation, action: g.Store, over: tuple[int, ...], out: np.nda
     mentioned = {e.value for e in postorder(action.indices) if e.op == "index"}
     first = tuple(slice(0, 1) if a in over and a not in mentioned else slice(None) for a in range(len(walk.ranges)))
     places = tuple(walk.full(e)[first] for e in action.indices)
-    out[places] = cast(walk.full(action.expr)[first], dtype)
+    value = cast(walk.full(action.expr)[first], dtype)
+    out[places] = value if places else value.reshape(())
 
 
