@@ -135,8 +135,7 @@ class Random:
             made = step(self.any())
             if len(made.shape) <= 5:
                 self.made.append(made)
-        outs = [t for t in self.made[2:] if self.random.random() < 0.25] + self.made[-1:]
-        return outs
+        return [t for t in self.made[2:] if self.random.random() < 0.25] + self.made[-1:]
 
     def pick(self, items: Sequence[Any]) -> Any:
         return items[int(self.random.integers(len(items)))]

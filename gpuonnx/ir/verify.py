@@ -227,8 +227,8 @@ class _Check:
         if not named & node.over:
             read = {e.value for e in postorder((action.expr,)) if e.op == "index"}
             self.need(not read & node.over, "what is stored once hangs on no folded axis")
-        self.same([node.ranges[a] for a in sorted(named)], [s for s, e in zip(out.dims, action.indices, strict=True) if e.op == "index"],
-                  "a store covers its output")
+        self.same([node.ranges[e.value] for e in action.indices if e.op == "index"],
+                  [s for s, e in zip(out.dims, action.indices, strict=True) if e.op == "index"], "a store covers its output")
 
 
 def _without(sizes: Sequence[Dim], axis: int) -> list[Dim]:
