@@ -1,6 +1,7 @@
 """Quantisation: scales and zero points for a tensor, an axis or blocks of an axis; integer products with requantisation."""
 from __future__ import annotations
 
+from gpuonnx.errors import ModelError
 from gpuonnx.ir.build import Tensor, broadcast_at, builder, cast, const, dim, tensor_map
 from gpuonnx.ir.expr import Expr, apply
 from gpuonnx.ir.formula import equal, maximum, minimum, select
@@ -16,10 +17,20 @@ def spread(t: Tensor, x: Tensor, axis: int, block_size: int = 0) -> Tensor:
     """A scale or zero point to broadcast with x: one value, one for each index of `axis`, or one a block of it."""
     if t.rank == 0 or t.rank == 1 and t.shape[0] == 1:
         return t.reshape()
+    if t.rank == 1 and not -x.rank <= axis < x.rank:
+        builder().meet(t.shape[0], 1)
+        return t.reshape()
     if not block_size:
         at = x.axis(axis)
         return t.unsqueeze([a for a in range(x.rank) if a != at]) if t.rank == 1 else t
     at = x.axis(axis)
+    if t.rank != x.rank or block_size < 0:
+        raise ModelError(f"{builder().origin}: blocks of {block_size} need scales of rank {x.rank}, not {t.rank}")
+    for a, (count, given) in enumerate(zip(x.shape, t.shape, strict=True)):
+        if a == at:
+            builder().require(given * block_size - count, f"{given} blocks of {block_size} do not cover axis {a} of size {count}")
+        else:
+            builder().meet(count, given)
     return tensor_map(x.shape, t.dtype, lambda *i: t.at(*(e // dim(block_size) if a == at else e for a, e in enumerate(i))))
 
 
@@ -37,7 +48,7 @@ def clamped(value: Expr, dtype: str) -> Expr:
 
 def quantized(x: Tensor, scale: Tensor, zero: Tensor | None, dtype: str, saturate: int = 1) -> Tensor:
     """saturate(round(x / scale) + zero), half to even; into float8 and float4 the cast rounds."""
-    shape = builder().broadcast(x.shape, scale.shape)
+    shape = builder().broadcast(x.shape, scale.shape, *(() if zero is None else (zero.shape,)))
     wide = "f64" if compute(x.dtype) == "f64" else "f32"
 
     def divided(*_: Expr) -> Expr:
@@ -73,7 +84,7 @@ def dequantize_linear(x: Tensor, x_scale: Tensor, x_zero_point: Tensor | None = 
 
 def dequantized(x: Tensor, scale: Tensor, zero: Tensor | None, dtype: str) -> Tensor:
     """(x - zero) * scale, the difference exact."""
-    shape = builder().broadcast(x.shape, scale.shape)
+    shape = builder().broadcast(x.shape, scale.shape, *(() if zero is None else (zero.shape,)))
     wide, whole = compute(dtype), compute(x.dtype) if kind(x.dtype) == "f" else "i32"
 
     def element(*_: Expr) -> Expr:

@@ -49,6 +49,29 @@ def input_gates(x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
     return gates.reshape(x.shape[0], x.shape[1], w.shape[0] * w.shape[1])
 
 
+def fitting(gates: int, direction: str, x: Tensor, w: Tensor, r: Tensor, hidden: int | None, **others: Tensor | None) -> None:
+    """x[T, B, I], w[D, G * H, I], r[D, G * H, H] and the others agree in their sizes; the kernels rely on it."""
+    owner, directions = builder(), count_of(direction)
+    for name, t in {"X": x, "W": w, "R": r}.items():
+        if t.rank != 3:
+            raise ModelError(f"{owner.origin}: {name} has {t.rank} axes, 3 are needed")
+    size, batch = r.shape[2], x.shape[1]
+    wanted: dict[str, tuple[Tensor | None, tuple[Dim, ...]]] = {
+        "W": (w, (directions, size * gates, x.shape[2])), "R": (r, (directions, size * gates, size)),
+        "B": (others["b"], (directions, 2 * size * gates)), "sequence_lens": (others["lens"], (batch,)),
+        "initial_h": (others["h0"], (directions, batch, size)), "initial_c": (others["c0"], (directions, batch, size)),
+        "P": (others["peepholes"], (directions, 3 * size))}
+    if hidden is not None:
+        owner.meet(size, hidden)
+    for name, (given, shape) in wanted.items():
+        if given is None:
+            continue
+        if given.rank != len(shape):
+            raise ModelError(f"{owner.origin}: {name} has {given.rank} axes, {len(shape)} are needed")
+        for have, want in zip(given.shape, shape, strict=True):
+            owner.meet(have, want)
+
+
 def part(b: Tensor, first: Dim, count: Dim) -> Tensor:
     return b.slice(1, first, count)
 
@@ -62,6 +85,7 @@ def recurrent(cell: str, x: Tensor, w: Tensor, r: Tensor, b: Tensor | None, lens
         x = x.transpose([1, 0, 2])
         h0, c0 = (None if t is None else t.transpose([1, 0, 2]) for t in (h0, c0))
     gates, size = GATES[cell], r.shape[2]
+    fitting(gates, direction, x, w, r, hidden, b=b, lens=lens, h0=h0, c0=c0, peepholes=peepholes)
     extra = None
     bias = None
     if b is not None:
