@@ -1,0 +1,226 @@
+"""Attention, rotary embeddings, causal convolutions with a state.
+
+q[B, H, S, D], k[B, N, T, D], v[B, N, T, E]: N divides H, and query head h reads key head h // (H / N) through a View.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from gpuonnx.errors import ModelError
+from gpuonnx.ir import dims as d
+from gpuonnx.ir.build import Tensor, broadcast_at, builder, concat, dim, from_end, full, size_scalar, tensor_map
+from gpuonnx.ir.dims import Dim
+from gpuonnx.ir.expr import Expr, cast, const, guard
+from gpuonnx.ir.formula import equal, exp, less, less_equal, rsqrt, select, sigmoid, tanh
+from gpuonnx.ir.types import BY_ONNX, compute
+from gpuonnx.ops.conv import convolution
+from gpuonnx.ops.matmul import matrix_product, transposed
+from gpuonnx.ops.registry import op
+from gpuonnx.ops.window import Window
+
+Rule = Callable[[Expr, Expr, Expr], Expr]
+"""Whether in batch entry b row i may see column j."""
+
+
+@dataclass(frozen=True)
+class Attended:
+    """The result [B, H, S, E] and the scores [B, H, S, T] at each stage; what nobody reads is never made."""
+
+    y: Tensor
+    raw: Tensor
+    capped: Tensor
+    masked: Tensor
+    weights: Tensor
+
+
+def attended(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, bias: Tensor | None = None, rules: Sequence[Rule] = (),
+             softcap: float = 0.0, precision: str | None = None, sink: Tensor | None = None) -> Attended:
+    """softmax(softcap(q @ k^T * scale) + bias where all rules hold) @ v; a row that may see nothing gives zeros."""
+    heads = split_heads(q, k)
+    factor = root_scale(q.shape[3], compute(q.dtype)) if scale is None else scale
+    raw = merged_heads(matrix_product(heads.wide() * factor, transposed(shared(k, heads))))
+    capped = tanh(raw / softcap) * softcap if softcap > 0 else raw
+    masked = masked_scores(capped, bias, rules)
+    wide = masked if precision is None or compute(precision) == masked.dtype else masked.cast("f64")
+    weights = probabilities(wide, bias is not None or bool(rules), sink)
+    y = merged_heads(matrix_product(split_heads(weights.cast(raw.dtype), k), shared(v, heads)))
+    return Attended(y.cast(v.dtype), raw, capped, masked, weights)
+
+
+def root_scale(size: Dim, dtype: str) -> Tensor | float:
+    """1 / sqrt(size)"""
+    return 1 / math.sqrt(size) if isinstance(size, int) else rsqrt(size_scalar(size, dtype))
+
+
+def split_heads(t: Tensor, k: Tensor) -> Tensor:
+    """[B, H, ...] as [B, N, H / N, ...]"""
+    group = d.floordiv(t.shape[1], k.shape[1])
+    builder().require(t.shape[1] - group * k.shape[1], "the number of query heads must be a multiple of that of keys", equal=True)
+    return t.view((t.shape[0], k.shape[1], group, *t.shape[2:]), lambda b, n, g, *i: [b, n * dim(group) + g, *i])
+
+
+def merged_heads(t: Tensor) -> Tensor:
+    return t.reshape(t.shape[0], t.shape[1] * t.shape[2], *t.shape[3:])
+
+
+def shared(t: Tensor, heads: Tensor) -> Tensor:
+    """One key or value head for all query heads that read it."""
+    return t.wide().unsqueeze([2]).expand((t.shape[0], t.shape[1], heads.shape[2], *t.shape[2:]))
+
+
+def masked_scores(scores: Tensor, bias: Tensor | None, rules: Sequence[Rule]) -> Tensor:
+    """Scores plus a bias, or where a bool mask is true; a mask that ends early hides the rest."""
+    if bias is None and not rules:
+        return scores
+    low = const(-math.inf, scores.dtype)
+    width = scores.shape[3]
+    short = bias is not None and not same_or_one(bias.shape[-1], width)
+    wanted = builder().broadcast((*scores.shape[:3], bias.shape[-1] if bias is not None and short else width), bias.shape if bias is not None else ())
+
+    def element(*i: Expr) -> Expr:
+        value = scores.at(*i)
+        for rule in rules:
+            value = select(rule(i[0], i[2], i[3]), value, low)
+        if bias is None:
+            return value
+        given = broadcast_at(bias, wanted)
+        value = select(given, value, low) if bias.dtype == "bool" else value + cast(given, scores.dtype)
+        return guard(less(i[3], dim(bias.shape[-1])), value, low) if short else value
+    return tensor_map(scores.shape, scores.dtype, element)
+
+
+def same_or_one(size: Dim, wanted: Dim) -> bool:
+    return size == wanted or bool(builder().ask(d.eq(size, wanted))) or bool(builder().ask(d.eq(size, 1)))
+
+
+def probabilities(scores: Tensor, guarded: bool, sink: Tensor | None = None) -> Tensor:
+    """Softmax of rows; `guarded`: a row of -inf becomes zeros. `sink`: [H], one more score a row that has no value."""
+    most = scores.max([-1], keepdims=True)
+    extra = sink.cast(scores.dtype).unsqueeze([1, 2]) if sink is not None else None
+    if extra is not None:
+        most = select(most < extra, extra, most)
+    if guarded:
+        most = select(equal(most, -math.inf), 0.0, most)
+    e = exp(scores - most)
+    total = e.sum([-1], keepdims=True)
+    if extra is not None:
+        total = total + exp(extra - most)
+    return e / (select(equal(total, 0.0), 1.0, total) if guarded else total)
+
+
+def rows_before(offset: Callable[[Expr], Expr]) -> Rule:
+    """Causal: row i sees columns up to i + offset."""
+    return lambda b, i, j: less_equal(j, i + offset(b))
+
+
+def windowed(offset: Callable[[Expr], Expr], left: int, right: int) -> list[Rule]:
+    """Row i, at p = i + offset, sees p - left ... p + right; -1 is no bound."""
+    rules: list[Rule] = []
+    if left >= 0:
+        rules.append(lambda b, i, j: less_equal(i + offset(b), j + dim(left)))
+    if right >= 0:
+        rules.append(lambda b, i, j: less_equal(j, i + offset(b) + dim(right)))
+    return rules
+
+
+def unpacked(t: Tensor, heads: int) -> Tensor:
+    """[B, S, H * D] as [B, H, S, D]; a tensor of rank 4 is so already."""
+    if t.rank == 4:
+        return t
+    if not heads or t.rank != 3:
+        raise ModelError(f"{builder().origin}: a tensor of rank {t.rank} with {heads} heads; rank 3 and a number of heads, or rank 4, is expected")
+    builder().require(t.shape[2] % heads, f"the last axis must be a multiple of {heads} heads", equal=True)
+    size = d.floordiv(t.shape[2], heads)
+    return t.view((t.shape[0], heads, t.shape[1], size), lambda b, h, s, e: [b, s, h * dim(size) + e])
+
+
+def packed(t: Tensor) -> Tensor:
+    """[B, H, S, E] as [B, S, H * E]"""
+    return t.transpose([0, 2, 1, 3]).reshape(t.shape[0], t.shape[2], t.shape[1] * t.shape[3])
+
+
+@op("Attention", since=25)
+def attention(Q: Tensor, K: Tensor, V: Tensor, attn_mask: Tensor | None = None, past_key: Tensor | None = None, past_value: Tensor | None = None,
+              nonpad_kv_seqlen: Tensor | None = None, *, is_causal: int = 0, kv_num_heads: int | None = None, left_window_size: int = -1,
+              q_num_heads: int | None = None, qk_matmul_output_mode: int = 0, right_window_size: int = -1, scale: float | None = None,
+              softcap: float = 0.0, softmax_precision: int | None = None) -> tuple[Tensor, ...]:
+    """Y, the keys and values with the past before them, and the scores at the stage that qk_matmul_output_mode names."""
+    q, k, v = unpacked(Q, q_num_heads or 0), unpacked(K, kv_num_heads or 0), unpacked(V, kv_num_heads or 0)
+    if past_key is not None and past_value is not None:
+        k, v = concat([past_key, k], 2), concat([past_value, v], 2)
+    offset = first_row(q, past_key, nonpad_kv_seqlen)
+    rules = windowed(offset, left_window_size, right_window_size) + ([rows_before(offset)] if is_causal else [])
+    if nonpad_kv_seqlen is not None:
+        filled = nonpad_kv_seqlen
+        rules.append(lambda b, i, j: less(j, cast(filled.at(b), "ix")))
+    made = attended(q, k, v, scale, attn_mask, rules, softcap, BY_ONNX[softmax_precision] if softmax_precision else None)
+    shown = (made.raw, made.capped, made.masked, made.weights)[qk_matmul_output_mode].cast(Q.dtype)
+    return (packed(made.y) if Q.rank == 3 else made.y), k, v, shown
+
+
+def first_row(q: Tensor, past: Tensor | None, filled: Tensor | None) -> Callable[[Expr], Expr]:
+    """Where the first query row of a batch entry stands among the columns."""
+    if past is not None:
+        return lambda b: dim(past.shape[2])
+    if filled is not None:
+        return lambda b: cast(filled.at(b), "ix") - dim(q.shape[2])
+    return lambda b: dim(0)
+
+
+@op("Attention", since=23)
+def attention_23(Q: Tensor, K: Tensor, V: Tensor, attn_mask: Tensor | None = None, past_key: Tensor | None = None,
+                 past_value: Tensor | None = None, nonpad_kv_seqlen: Tensor | None = None, *, is_causal: int = 0, kv_num_heads: int | None = None,
+                 q_num_heads: int | None = None, qk_matmul_output_mode: int = 0, scale: float | None = None, softcap: float = 0.0,
+                 softmax_precision: int | None = None) -> tuple[Tensor, ...]:
+    """Without windows."""
+    made: tuple[Tensor, ...] = attention(
+        Q, K, V, attn_mask, past_key, past_value, nonpad_kv_seqlen, is_causal=is_causal, kv_num_heads=kv_num_heads, q_num_heads=q_num_heads,
+        qk_matmul_output_mode=qk_matmul_output_mode, scale=scale, softcap=softcap, softmax_precision=softmax_precision)
+    return made
+
+
+def rotated(x: Tensor, cosines: Tensor, sines: Tensor, interleaved: bool, size: Dim) -> Tensor:
+    """x[B, H, S, D] with its first `size` columns turned as pairs; cosines, sines: [B | 1, 1, S, size / 2]."""
+    half = d.floordiv(size, 2)
+    step = 2 if interleaved else 1
+    first, second = x.slice(3, 0, half, step), x.slice(3, 1 if interleaved else half, half, step)
+    real, imaginary = cosines * first - sines * second, sines * first + cosines * second
+    if interleaved:
+        turned = concat([real.unsqueeze([4]), imaginary.unsqueeze([4])], 4).reshape(*x.shape[:3], half * 2)
+    else:
+        turned = concat([real, imaginary], 3)
+    return turned if size == x.shape[3] else concat([turned, x.slice(3, size, x.shape[3] - size)], 3)
+
+
+def at_positions(cache: Tensor, positions: Tensor) -> Tensor:
+    """Rows of cache[P, W] at positions[B, S], as [B, 1, S, W]."""
+    shape = (positions.shape[0], 1, positions.shape[1], cache.shape[1])
+    return tensor_map(shape, cache.dtype, lambda b, h, s, e: cache.at(from_end(positions.at(b, s), cache.shape[0]), e))
+
+
+@op("RotaryEmbedding", since=23)
+def rotary_embedding(X: Tensor, cos_cache: Tensor, sin_cache: Tensor, position_ids: Tensor | None = None, *, interleaved: int = 0,
+                     num_heads: int | None = None, rotary_embedding_dim: int = 0) -> Tensor:
+    x = unpacked(X, num_heads or 0)
+    cosines, sines = (c.unsqueeze([1]) if position_ids is None else at_positions(c, position_ids) for c in (cos_cache, sin_cache))
+    y = rotated(x, cosines, sines, bool(interleaved), rotary_embedding_dim or x.shape[3])
+    return packed(y) if X.rank == 3 else y
+
+
+@op("CausalConvWithState", since=27)
+def causal_conv_with_state(x: Tensor, weight: Tensor, bias: Tensor | None = None, past_state: Tensor | None = None, *,
+                           activation: str = "none") -> tuple[Tensor, Tensor]:
+    """x[B, C, L] after the state [B, C, k - 1], each channel with its own weights [C, 1, k]; also gives the next state."""
+    before, channels = weight.shape[2] - 1, x.shape[1]
+    past = past_state if past_state is not None else full([x.shape[0], channels, before], 0, x.dtype)
+    joined = concat([past, x], 2)
+    kernel = int(builder().ask(weight.shape[2]))
+    y = convolution(joined, weight, Window.of(joined.shape[2:], [kernel]), int(builder().ask(channels)))
+    y = y if bias is None else y + bias.unsqueeze([1])
+    if activation in ("silu", "swish"):
+        y = (y.wide() * sigmoid(y.wide())).cast(x.dtype)
+    return y, joined.slice(2, x.shape[2], before)
+
+
