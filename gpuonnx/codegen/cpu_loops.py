@@ -1,0 +1,304 @@
+"""A Form as LLVM IR `void symbol(i64* ctx, i64* args, i64 task)`: the loops, folds and stores around the values."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from gpuonnx.codegen.cpu_values import Place, Values
+from gpuonnx.codegen.nest import Access
+from gpuonnx.ir import graph as g
+from gpuonnx.ir import types
+from gpuonnx.ir.expr import Expr, postorder
+from gpuonnx.ir.scalar import FOLDS
+
+UNROLL = ((14, 4), (40, 2))
+
+
+class Loops(Values):
+    """`places`: the vectors of lanes that code is being written for, side by side."""
+
+    places: list[Place]
+
+    def text(self) -> str:
+        b, f = self.b, self.form
+        self.read_words()
+        self.unroll = self._unroll()
+        start = b.append_basic_block("start")
+        b.branch(start)
+        b.position_at_end(start)
+        w = {k: self.word(n) for k, n in f.words.items()}
+        row_task, lane_task = b.udiv(self.task, w["lane_tasks"]), b.urem(self.task, w["lane_tasks"])
+        first = b.mul(row_task, w["rows_each"])
+        last = self.least(b.add(first, w["rows_each"]), w["rows"])
+        rows = [a for a in range(len(f.sizes)) if a not in f.over and a != f.lane]
+        with b.loop(first, last, 1) as row:
+            self._row(rows, row)
+            self.here = Place()
+            self.places = [self.here]
+            with self.entered(self.all()):
+                if f.lane < 0 or f.lane in f.over:
+                    self.body()
+                else:
+                    low = b.mul(lane_task, w["lane_each"])
+                    self.strips(low, self.least(b.add(low, w["lane_each"]), self.size(f.lane)), self.all(), self.body)
+        b.ret_void()
+        return str(self.module)
+
+    def _unroll(self) -> int:
+        nodes = len(postorder(tuple(self.all())))
+        return next((n for most, n in UNROLL if nodes <= most), 1)
+
+    def _row(self, rows: Sequence[int], row: Any) -> None:
+        b, rest = self.b, row
+        for axis in reversed(rows):
+            if axis == rows[0]:
+                self.coordinates[axis] = rest
+            else:
+                self.coordinates[axis] = b.urem(rest, self.size(axis))
+                rest = b.udiv(rest, self.size(axis))
+
+    @contextmanager
+    def entered(self, roots: Sequence[Expr]) -> Iterator[None]:
+        """All places in a new scope; coordinates are set."""
+        for place in self.places:
+            self.here = place
+            self.enter(roots)
+        yield
+        for place in self.places:
+            place.scopes.pop()
+
+    def each(self, action: Callable[[int], None]) -> None:
+        for u, place in enumerate(self.places):
+            self.here = place
+            action(u)
+
+    def strips(self, low: Any, high: Any, roots: Sequence[Expr], body: Callable[[], None]) -> None:
+        """`body` for groups of whole vectors from low to high, then vector by vector for the masked rest."""
+        b, w = self.b, self.full
+        step = w * self.unroll
+        (outer,) = self.places
+        whole = b.add(low, b.and_(b.sub(high, low), self.i64(-step)))
+        with b.loop(low, whole, step) as i:
+            self.places = [outer.at(b.add(i, self.i64(u * w)) if u else i, None) for u in range(self.unroll)]
+            with self.entered(roots):
+                body()
+        with b.loop(whole, high, w) as i:
+            with self.lanes(w):
+                mask = b.icmp_signed("<", b.add(b.iota(), b.splat(i)), b.splat(high))
+            self.places = [outer.at(i, mask)]
+            with self.entered(roots):
+                body()
+        self.places, self.here = [outer], outer
+
+    def inner(self, axes: Sequence[int], roots: Sequence[Expr], body: Callable[[], None]) -> None:
+        """`body` inside loops over the axes that are folded; the lane axis, if among them, innermost."""
+        if not axes:
+            body()
+            return
+        axis = next((a for a in axes if a != self.form.lane), self.form.lane)
+        rest = [a for a in axes if a != axis]
+        if axis == self.form.lane:
+            self.strips(self.i64(0), self.size(axis), roots, body)
+            return
+        with self.b.loop(self.i64(0), self.size(axis), 1) as i:
+            self.coordinates[axis] = i
+            with self.entered(roots):
+                self.inner(rest, roots, body)
+            self.coordinates.pop(axis)
+
+    def body(self) -> None:
+        """One instance: all stages."""
+        if self.form.walk is not None:
+            self.prefix()
+            return
+        for s, stage in enumerate(self.form.stages):
+            folds = [(p, a) for p, a in enumerate(stage) if isinstance(a, g.Fold)]
+            if folds:
+                self.fold(s, folds)
+            for p, a in enumerate(stage):
+                if isinstance(a, g.Store):
+                    self.store((s, p), a)
+
+    # folds
+    def variable(self, value: Any) -> Any:
+        variable = self.b.variable(value.type)
+        self.b.store(value, variable)
+        return variable
+
+    def _start(self, action: Any) -> tuple[Any, Any]:
+        """(accumulator, its companion: the place of the best, or what a sum has lost)."""
+        b, kind = self.b, action.expr.dtype
+        accumulator = self.variable(b.const(FOLDS[action.op].identity(kind), kind))
+        if action.op.startswith("arg"):
+            return accumulator, self.variable(b.const(-1, "ix"))
+        if self.form.compensated and action.op == "sum" and types.kind(kind) == "f":
+            return accumulator, self.variable(b.const(0, kind))
+        return accumulator, None
+
+    def fold(self, stage: int, folds: Sequence[tuple[int, Any]]) -> None:
+        form = self.form
+        across, copies = form.lane in form.over, self.unroll if form.lane in form.over else len(self.places)
+        count = self.full if form.lane >= 0 else 1
+        with self.lanes(count):
+            held = [[self._start(a) for _ in range(copies)] for _, a in folds]
+
+            def body() -> None:
+                for (_, action), copy in zip(folds, held, strict=True):
+                    for place, (accumulator, companion) in zip(self.places, copy, strict=False):
+                        self.here = place
+                        self._combine(action, accumulator, companion, count)
+            self.inner(form.over, [a.expr for _, a in folds], body)
+            for (p, action), copy in zip(folds, held, strict=True):
+                if across:
+                    value = self._across(action, copy)
+                    with self.lanes(1):
+                        one = self.b.splat(self.b.lane(value))
+                    for place in self.places:
+                        place.results[stage, p] = one
+                    continue
+                for place, (accumulator, companion) in zip(self.places, copy, strict=True):
+                    place.results[stage, p] = self._get(companion if action.op.startswith("arg") else accumulator)
+
+    def _get(self, variable: Any) -> Any:
+        return self.b.load(variable, typ=variable.allocated_type)
+
+    def _combine(self, action: Any, accumulator: Any, companion: Any, count: int) -> None:
+        from gpuonnx.kernels.cpu.scalars import EMITTERS
+        b, kind, mask = self.b, action.expr.dtype, self.here.mask
+        value = self.wide(action.expr, count)
+        old = self._get(accumulator)
+        if companion is None:
+            new = EMITTERS[FOLDS[action.op].combine](b, kind, old, value)
+            b.store(new if mask is None else b.select(mask, new, old), accumulator)
+        elif action.op == "sum":
+            self._compensated(value, old, accumulator, companion)
+        else:
+            where = self._get(companion)
+            (axis,) = self.form.over
+            here = b.splat(self.coordinate(axis))
+            here = b.add(here, b.iota()) if axis == self.form.lane else here
+            better = self._better(action.op, kind, value, old, where)
+            better = better if mask is None else b.and_(better, mask)
+            b.store(b.select(better, value, old), accumulator)
+            b.store(b.select(better, here, where), companion)
+
+    def _compensated(self, value: Any, old: Any, accumulator: Any, lost: Any) -> None:
+        """Kahan's summation; what an infinite sum loses is nothing."""
+        b, mask = self.b, self.here.mask
+        missing = self._get(lost)
+        term = b.fsub(value, missing)
+        new = b.fadd(old, term)
+        rest = b.fsub(b.fsub(new, old), term)
+        rest = b.select(b.fcmp_ordered("ord", rest, rest), rest, b.const(0, "f64" if "double" in str(old.type) else "f32"))
+        if mask is not None:
+            new, rest = b.select(mask, new, old), b.select(mask, rest, missing)
+        b.store(new, accumulator)
+        b.store(rest, lost)
+
+    def _better(self, op: str, kind: str, value: Any, old: Any, where: Any) -> Any:
+        from gpuonnx.kernels.cpu.scalars import EMITTERS
+        b = self.b
+        better = EMITTERS["greater" if op == "argmax" else "less"](b, kind, value, old)
+        if types.kind(kind) == "f":
+            nan_now, nan_before = b.fcmp_unordered("uno", value, value), b.fcmp_unordered("uno", old, old)
+            better = b.and_(b.or_(better, nan_now), b.xor(nan_before, b.const(1, "bool")))
+        return b.or_(better, b.icmp_signed("<", where, b.const(0, "ix")))
+
+    def _across(self, action: Any, copies: Sequence[tuple[Any, Any]]) -> Any:
+        """Copies and lanes into one: every lane of the result holds it."""
+        from gpuonnx.kernels.cpu.scalars import EMITTERS
+        b, kind = self.b, action.expr.dtype
+        if action.op.startswith("arg"):
+            return self._across_best(action.op, kind, [(self._get(v), self._get(w)) for v, w in copies])
+
+        def combine(x: Any, y: Any) -> Any:
+            return EMITTERS[FOLDS[action.op].combine](b, kind, x, y)
+        values = [self._get(v) for v, _ in copies]
+        while len(values) > 1:
+            values = [combine(x, y) for x, y in zip(values[::2], values[1::2], strict=True)]
+        return b.across(combine, values[0])
+
+    def _across_best(self, op: str, kind: str, pairs: list[tuple[Any, Any]]) -> Any:
+        """The first position of the best value."""
+        b, i32 = self.b, self.ir.IntType(32)
+        value, where = pairs[0]
+        for other, there in pairs[1:]:
+            value, where = self._better_of(op, kind, (value, where), (other, there))
+        step = self.full // 2
+        while step:
+            picks = self.ir.Constant(self.ir.VectorType(i32, self.full), [q ^ step for q in range(self.full)])
+            other, there = b.shuffle_vector(value, value, picks), b.shuffle_vector(where, where, picks)
+            value, where = self._better_of(op, kind, (value, where), (other, there))
+            step //= 2
+        return where
+
+    def _better_of(self, op: str, kind: str, mine: tuple[Any, Any], others: tuple[Any, Any]) -> tuple[Any, Any]:
+        from gpuonnx.kernels.cpu.scalars import EMITTERS
+        b, (value, where), (other, there) = self.b, mine, others
+        better = EMITTERS["greater" if op == "argmax" else "less"](b, kind, other, value)
+        same = EMITTERS["equal"](b, kind, other, value)
+        if types.kind(kind) == "f":
+            nan_there, nan_here = b.fcmp_unordered("uno", other, other), b.fcmp_unordered("uno", value, value)
+            same = b.or_(same, b.and_(nan_there, nan_here))
+            better = b.and_(b.or_(better, nan_there), b.xor(nan_here, b.const(1, "bool")))
+        zero = b.const(0, "ix")
+        earlier = b.and_(same, b.icmp_unsigned("<", there, where))
+        better = b.or_(b.or_(better, earlier), b.icmp_signed("<", where, zero))
+        better = b.and_(better, b.icmp_signed(">=", there, zero))
+        return b.select(better, other, value), b.select(better, there, where)
+
+    # prefixes
+    def prefix(self) -> None:
+        """Along `over`, one after another; lanes are other rows."""
+        from gpuonnx.kernels.cpu.scalars import EMITTERS
+        b, form, walk = self.b, self.form, self.form.walk
+        assert walk is not None
+        action, access = form.stages[0][0], form.stores[0, 0]
+        (axis,) = form.over
+        kind, count = action.expr.dtype, self.full if form.lane >= 0 else 1
+        with self.lanes(count):
+            held = [self.variable(b.const(walk.identity, kind)) for _ in self.places]
+            with b.loop(self.i64(0), self.size(axis), 1) as i:
+                self.coordinates[axis] = b.sub(b.sub(self.size(axis), self.i64(1)), i) if walk.reverse else i
+                with self.entered([action.expr]):
+                    def step(u: int) -> None:
+                        old = self._get(held[u])
+                        new = EMITTERS[walk.combine](b, kind, old, self.wide(action.expr, count))
+                        self.write((0, 0), access, old if walk.exclusive else new)
+                        b.store(new, held[u])
+                    self.each(step)
+                self.coordinates.pop(axis)
+
+    # stores
+    def store(self, key: tuple[int, int], action: Any) -> None:
+        access, over = self.form.stores[key], self.form.inside[key]
+
+        def one(_: int) -> None:
+            count = self.full if self.here.lane is not None else 1
+            self.write(key, access, self.wide(action.expr, count))
+        if over:
+            self.inner(over, [action.expr], lambda: self.each(one))
+        else:
+            with self.entered([action.expr]):
+                self.each(one)
+
+    def write(self, key: Any, access: Access, value: Any) -> None:
+        from gpuonnx.kernels.cpu.lanes import SIZES
+        b, lane = self.b, self.form.lane
+        with self.lanes(value.type.count):
+            value = b.narrow(value, access.stored)
+        offset, vector, mask = self.place(key, access)
+        pointer = self.pointer(access, offset)
+        if self.here.lane is not None and (vector is not None or access.strides[lane] == 1):
+            wide = None if mask is None else self.spread(mask, self.full)
+            with self.lanes(self.full):
+                if vector is not None:
+                    b.scatter(value, pointer, vector, access.stored, wide)
+                else:
+                    b.write(value, pointer, access.stored, wide)
+        elif mask is None or mask is self.here.mask:
+            b.store(b.lane(value), pointer, align=SIZES[access.stored])
+        else:
+            with b.if_then(self.some(mask)):
+                b.store(b.lane(value), pointer, align=SIZES[access.stored])

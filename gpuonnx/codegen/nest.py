@@ -1,0 +1,317 @@
+"""Nests arranged for loops: `arrange` turns a node and its layouts into a Form (structure only) and argument words.
+
+Everything is symbolic: strides that are the ints 0 and 1 are facts of the Form, all other numbers are words that a run fills in.
+Axes of size 1 are dropped; neighbours collapse where one is the other's continuation in every access.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gpuonnx.ir import graph as g
+from gpuonnx.ir import types
+from gpuonnx.ir.affine import affine
+from gpuonnx.ir.dims import Dim, dmax, dmin, floordiv
+from gpuonnx.ir.expr import Expr, cast, const, folded, index, load, postorder, rewrite
+from gpuonnx.kernels.contract import Arg, Layout, Ref
+
+TASK_WORK, LEAST_CHUNK, PLAIN_SUM, TINY = 1 << 15, 64, 512, 4
+
+
+@dataclass(frozen=True)
+class Term:
+    """An index that is not affine: expression, stride word, size word, whether data decides it."""
+
+    index: Expr
+    stride: int
+    size: int
+    from_data: bool
+
+
+@dataclass(frozen=True)
+class Access:
+    """pointer word + (offset word + sum of axis strides) elements + terms. A stride is 0, 1 or ("w", word).
+    A volatile one reads what the nest itself writes."""
+
+    stored: str
+    pointer: int
+    offset: int
+    strides: tuple[Any, ...]
+    terms: tuple[Term, ...] = ()
+    volatile: bool = False
+
+
+@dataclass(frozen=True)
+class Walk:
+    """How the results of a Prefix are combined along `over`."""
+
+    combine: str
+    identity: Any
+    exclusive: bool
+    reverse: bool
+
+
+@dataclass
+class Form:
+    """Structure only; sizes and strides are words. Loads are `access` expressions: value = number, args = terms' indices."""
+
+    sizes: tuple[int, ...]
+    over: tuple[int, ...]
+    lane: int
+    stages: tuple[Any, ...]
+    accesses: tuple[Access, ...]
+    stores: dict[tuple[int, int], Access]
+    inside: dict[tuple[int, int], tuple[int, ...]]
+    words: dict[str, int] = field(default_factory=dict)
+    compensated: bool = False
+    walk: Walk | None = None
+
+    def key(self) -> tuple[Any, ...]:
+        stages = tuple(tuple(("fold", a.op, a.expr) if isinstance(a, g.Fold) else ("store", a.output, a.expr) for a in stage)
+                       for stage in self.stages)
+        return (self.sizes, self.over, self.lane, stages, self.accesses, tuple(sorted(self.stores.items())),
+                tuple(sorted(self.inside.items())), tuple(sorted(self.words.items())), self.compensated, self.walk)
+
+
+class Words:
+    """Argument words, each once."""
+
+    def __init__(self) -> None:
+        self.args: list[Arg] = []
+        self.known: dict[Any, int] = {}
+
+    def of(self, arg: Any) -> int:
+        key = (type(arg).__name__, arg if isinstance(arg, (int, Ref)) else id(arg))
+        if key not in self.known:
+            self.known[key] = len(self.args)
+            self.args.append(arg)
+        return self.known[key]
+
+
+@dataclass
+class Walked:
+    """An access before words: offset, stride each axis, (position, expression, size, stride) of what is not affine."""
+
+    layout: Layout
+    pointer: Ref
+    offset: Dim
+    strides: list[Dim]
+    terms: list[tuple[int, Expr, Dim, Dim]]
+
+
+def as_nest(node: g.Node) -> g.Nest:
+    """A Map, Reduce or Copy as a nest of one or two stages."""
+    if isinstance(node, g.Nest):
+        return node
+    axes = tuple(map(index, range(node.outputs[0].rank)))
+    if isinstance(node, g.Copy):
+        node = g.Map(node.inputs, node.outputs, expr=load(0, node.inputs[0].dtype, axes), origins=node.origins)
+    if isinstance(node, g.Map):
+        return g.Nest(node.inputs, node.outputs, ranges=node.out.dims, over=frozenset(), stages=((g.Store(0, axes, node.expr),),),
+                      origins=node.origins)
+    assert isinstance(node, g.Reduce)
+    kept = tuple(index(a) for a in range(len(node.ranges)) if a not in node.over)
+    kind = "i64" if node.fold.startswith("arg") else node.expr.dtype
+    result = folded(0, 0, kind)
+    stored = types.compute(node.out.dtype)
+    out = result if kind == stored else cast(result, stored)
+    return g.Nest(node.inputs, node.outputs, ranges=node.ranges, over=frozenset(node.over),
+                  stages=((g.Fold(node.fold, node.expr),), (g.Store(0, kept, out),)), origins=node.origins)
+
+
+def roots(nest: g.Nest) -> list[Expr]:
+    return [x for stage in nest.stages for a in stage for x in ((a.expr,) if isinstance(a, g.Fold) else (a.expr, *a.indices))]
+
+
+def product(sizes: Sequence[Dim]) -> Dim:
+    out: Dim = 1
+    for s in sizes:
+        out = out * s
+    return out
+
+
+def _is(d: Dim, number: int) -> bool:
+    return isinstance(d, int) and d == number
+
+
+def _same(a: Dim, b: Dim) -> bool:
+    return a is b or isinstance(a, int) and isinstance(b, int) and a == b
+
+
+def _walked(indices: Sequence[Expr], layout: Layout, pointer: Ref, rank: int) -> Walked:
+    out = Walked(layout, pointer, 0, [0] * rank, [])
+    for k, (e, size, stride) in enumerate(zip(indices, layout.shape, layout.strides, strict=True)):
+        form = affine(e)
+        if form is None:
+            out.terms.append((k, e, size, stride))
+            continue
+        out.offset = out.offset + form.offset * stride
+        for axis, factor in form.terms.items():
+            out.strides[axis] = out.strides[axis] + factor * stride
+    return out
+
+
+def _named(nest: g.Nest, walks: Sequence[Walked]) -> set[int]:
+    """Axes whose coordinates are computed with: in values, or in indices that are not affine."""
+    found: set[int] = set()
+    seen: set[Expr] = set()
+    stack = [a.expr for stage in nest.stages for a in stage] + [t[1] for w in walks for t in w.terms]
+    while stack:
+        e = stack.pop()
+        if e in seen:
+            continue
+        seen.add(e)
+        if e.op == "index":
+            found.add(e.value)
+        elif e.op != "load":
+            stack.extend(e.args)
+    if any(isinstance(a, g.Fold) and a.op.startswith("arg") for stage in nest.stages for a in stage):
+        found |= nest.over
+    return found
+
+
+class Arrangement:
+    """One nest on its way to a Form. `sequence`: every store runs at each index of `over`, in order."""
+
+    def __init__(self, nest: g.Nest, inputs: Sequence[Layout], outputs: Sequence[Layout], refs: Sequence[Ref], sequence: bool,
+                 lane_over: bool, volatile: int = -1, keep_ones: bool = False) -> None:
+        ones = _ones(nest, keep_ones)
+        self.nest = _without_ones(nest, ones)
+        nest = self.nest
+        self.sequence, self.lane_over, self.volatile = sequence, lane_over, volatile
+        rank = len(nest.ranges)
+        self.loads = {e: _walked(e.args, inputs[e.value], refs[e.value], rank) for e in postorder(tuple(roots(nest))) if e.op == "load"}
+        self.stores = {(s, p): _walked(a.indices, outputs[a.output], Ref("out", a.output), rank)
+                       for s, stage in enumerate(nest.stages) for p, a in enumerate(stage) if isinstance(a, g.Store)}
+        self.walks = [*self.loads.values(), *self.stores.values()]
+        self.named = _named(nest, self.walks)
+        self.sizes: dict[int, Dim] = {a: s for a, s in enumerate(nest.ranges) if a not in ones}
+        self.mentioned = {key: self._mentions(self.nest.stages[key[0]][key[1]]) for key in self.stores}
+        self._collapse()
+        self.words = Words()
+
+    def _mentions(self, action: Any) -> frozenset[int]:
+        return frozenset(x.value for i in action.indices for x in i.walk() if x.op == "index")
+
+    def _joins(self, outer: int, inner: int) -> bool:
+        if {outer, inner} & self.named or any((outer in m) != (inner in m) for m in self.mentioned.values()):
+            return False
+        size = self.sizes[inner]
+        return all(_same(w.strides[outer], w.strides[inner] * size) for w in self.walks)
+
+    def _collapse(self) -> None:
+        over = self.nest.over
+        kept = [a for a in self.sizes if a not in over]
+        pairs = [(a, b) for a in kept for b in kept if a != b]
+        for a, b in pairs:
+            if a in self.sizes and b in self.sizes and self._joins(a, b):
+                self.sizes[b] = self.sizes[b] * self.sizes.pop(a)
+        inner = [a for a in self.sizes if a in over]
+        for a, b in zip(reversed(inner[:-1]), reversed(inner[1:]), strict=True):
+            if b in self.sizes and self._joins(a, b):
+                self.sizes[a] = self.sizes[a] * self.sizes.pop(b)
+                for w in self.walks:
+                    w.strides[a] = w.strides[b]
+
+    def _lane(self, axes: Sequence[int]) -> int:
+        """The axis that most accesses step along by one; stores count twice, a later one of equals."""
+        stores = {id(w) for w in self.stores.values()}
+
+        def score(axis: int) -> tuple[int, int]:
+            good = 0
+            for w in self.walks:
+                weight = 2 if id(w) in stores else 1
+                stride = w.strides[axis]
+                good += weight * (2 if _is(stride, 1) else 1 if _is(stride, 0) else -2)
+                good -= 3 * sum(any(x.op == "index" and x.value == axis for x in t[1].walk()) for t in w.terms)
+            size = self.sizes[axis]
+            return good - 4 * (isinstance(size, int) and size < TINY), axis
+        return max(axes, key=score, default=-1)
+
+    def _access(self, w: Walked, order: Sequence[int], fix: Any, volatile: bool) -> Access:
+        words = self.words
+        terms = tuple(Term(fix(e), words.of(stride), words.of(size), any(x.op == "load" for x in e.walk())) for _, e, size, stride in w.terms)
+        strides = tuple(w.strides[a] if _is(w.strides[a], 0) or _is(w.strides[a], 1) else ("w", words.of(w.strides[a])) for a in order)
+        return Access(w.layout.dtype, words.of(w.pointer), words.of(w.offset), strides, terms, volatile)
+
+    def form(self) -> tuple[Form, Dim]:
+        """The Form and the number of tasks."""
+        nest, words = self.nest, self.words
+        order = list(self.sizes)
+        number = {a: k for k, a in enumerate(order)}
+        lane = self._lane([a for a in order if self.lane_over or a not in nest.over])
+        numbers = {e: k for k, e in enumerate(self.loads)}
+        positions = {e: [t[0] for t in w.terms] for e, w in self.loads.items()}
+        done: dict[Expr, Expr] = {}
+
+        def fix(root: Expr) -> Expr:
+            for e in postorder((root,)):
+                if e in done:
+                    continue
+                if e.op == "load":
+                    done[e] = Expr("access", tuple(done[e.args[k]] for k in positions[e]), e.dtype, numbers[e])
+                elif e.op == "dim":
+                    done[e] = Expr("word", (), e.dtype, words.of(e.value))
+                elif e.op == "index":
+                    done[e] = index(number.get(e.value, -1))
+                else:
+                    done[e] = Expr(e.op, tuple(done[a] for a in e.args), e.dtype, e.value)
+            return done[root]
+        accesses = tuple(self._access(w, order, fix, e.value == self.volatile) for e, w in self.loads.items())
+        stores = {key: self._access(w, order, fix, False) for key, w in self.stores.items()}
+        stages = tuple(tuple(g.Fold(a.op, fix(a.expr)) if isinstance(a, g.Fold) else g.Store(a.output, (), fix(a.expr)) for a in stage)
+                       for stage in nest.stages)
+        over = tuple(number[a] for a in order if a in nest.over)
+        inside = {key: over if self.sequence else tuple(number[a] for a in order if a in nest.over and a in self.mentioned[key])
+                  for key in stores}
+        form = Form(tuple(words.of(self.sizes[a]) for a in order), over, number.get(lane, -1), stages, accesses, stores, inside)
+        tasks = self._tasks(form, lane)
+        return form, tasks
+
+    def _tasks(self, form: Form, lane: int) -> Dim:
+        """Tasks of about TASK_WORK elements: some rows of the axes that are kept, or a part of the lanes' axis."""
+        over, words = self.nest.over, self.words
+        rows = product([s for a, s in self.sizes.items() if a not in over and a != lane])
+        deep = product([s for a, s in self.sizes.items() if a in over])
+        extent: Dim = self.sizes[lane] if lane >= 0 and lane not in over else 1
+        form.compensated = not isinstance(deep, int) or deep > PLAIN_SUM
+        each = dmax(deep, 1)
+        chunk = dmax(floordiv(dmin(extent, dmax(floordiv(TASK_WORK, each), LEAST_CHUNK)) + (LEAST_CHUNK - 1), LEAST_CHUNK) * LEAST_CHUNK, LEAST_CHUNK)
+        chunks = floordiv(extent + chunk - 1, chunk)
+        rows_each = dmax(floordiv(TASK_WORK, dmax(each * dmin(extent, chunk), 1)), 1)
+        form.words = {"rows": words.of(rows), "rows_each": words.of(rows_each), "lane_each": words.of(chunk), "lane_tasks": words.of(chunks)}
+        tasks: Dim = floordiv(rows + rows_each - 1, rows_each) * chunks
+        return tasks
+
+
+def _ones(nest: g.Nest, keep: bool) -> set[int]:
+    """Axes of size 1 that need no loop; the position that an argmax finds does, a prefix too (`keep`)."""
+    arg = keep or any(isinstance(a, g.Fold) and a.op.startswith("arg") for stage in nest.stages for a in stage)
+    return {a for a, s in enumerate(nest.ranges) if _is(s, 1) and not (arg and a in nest.over)}
+
+
+def _without_ones(nest: g.Nest, ones: set[int]) -> g.Nest:
+    """Coordinates along axes of size 1 are 0."""
+    if not ones:
+        return nest
+
+    def leaf(x: Expr) -> Expr:
+        return const(0, "ix") if x.op == "index" and x.value in ones else x
+    fixed = iter(rewrite(tuple(roots(nest)), leaf))
+    stages = tuple(tuple(g.Fold(a.op, next(fixed)) if isinstance(a, g.Fold) else _store(a.output, next(fixed), [next(fixed) for _ in a.indices])
+                         for a in stage) for stage in nest.stages)
+    return g.Nest(nest.inputs, nest.outputs, ranges=nest.ranges, over=nest.over - ones, stages=stages, origins=nest.origins)
+
+
+def _store(output: int, expr: Expr, indices: list[Expr]) -> g.Store:
+    return g.Store(output, tuple(indices), expr)
+
+
+def arrange(nest: g.Nest, inputs: Sequence[Layout], outputs: Sequence[Layout], sequence: bool = False, lane_over: bool = True,
+            own: int = -1, keep_ones: bool = False) -> tuple[Form, tuple[Arg, ...], Dim]:
+    """(Form, argument words, tasks). `own`: the number of an input that is outputs[0] itself."""
+    refs = [Ref("out", 0) if k == own else Ref("in", k) for k in range(len(inputs))]
+    arrangement = Arrangement(nest, inputs, outputs, refs, sequence, lane_over, own, keep_ones)
+    form, tasks = arrangement.form()
+    return form, tuple(arrangement.words.args), tasks
