@@ -67,7 +67,8 @@ class Compiler:
         from gpuonnx.planner.plan import plan
         options, trace = self.options, passes.Trace()
         lowered = lower(procedure, arguments)
-        graph = passes.run_pipeline(lowered.graph, passes.DEVICE_FREE, options.off, options.stop_after, trace)
+        off = options.off if self.accelerator is None else options.off | passes.HOST_ONLY
+        graph = passes.run_pipeline(lowered.graph, passes.DEVICE_FREE, off, options.stop_after, trace)
         placement = place(graph, self.cpu, self.accelerator)
         placement = passes.run_placed(placement, passes.PER_DEVICE, options.off, options.stop_after, trace)
         program = plan(placement, self.cpu, self.accelerator, _binding(lowered.graph, arguments))

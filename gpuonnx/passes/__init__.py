@@ -20,13 +20,15 @@ PIPELINE: dict[str, tuple[str, str]] = {
     "fold": ("fold", "run"),
     "simplify": ("simplify", "run"),
     "cse": ("dead", "cse"),
+    "recognise": ("recognise", "run"),
     "weights": ("fold", "weights"),
     "dead": ("dead", "run"),
     "inline": ("inline", "run"),
     "epilogue": ("epilogue", "run"),
     "nests": ("nests", "run"),
 }
-DEVICE_FREE = ("fold", "simplify", "cse", "weights", "simplify", "dead")
+DEVICE_FREE = ("fold", "simplify", "cse", "recognise", "weights", "simplify", "dead")
+HOST_ONLY = frozenset({"recognise"})
 PER_DEVICE = ("inline", "epilogue", "nests")
 
 
@@ -74,4 +76,4 @@ def run_placed(placement: Placement, names: Sequence[str], off: Collection[str],
     return placement
 
 
-__all__ = ["DEVICE_FREE", "PER_DEVICE", "PIPELINE", "Event", "Trace", "run_pipeline", "run_placed"]
+__all__ = ["DEVICE_FREE", "HOST_ONLY", "PER_DEVICE", "PIPELINE", "Event", "Trace", "run_pipeline", "run_placed"]

@@ -16,6 +16,7 @@ from gpuonnx.passes.rewrite import Edit, Trace, change_leaves, numbered
 
 LIMIT = 16 << 20
 SMALL = 4096
+FEW = 32
 COMMON = 3
 
 
@@ -122,7 +123,7 @@ class Folding:
             return None
         if count * 8 > max(LIMIT, 8 * read) or int(np.prod([int(r) for r in ranges], dtype=np.int64)) > 8 * max(LIMIT, read):
             return None
-        if not self.all_weights and read > SMALL and any(a.dtype.itemsize == 1 and a.dtype.kind != "b" for a in arrays) \
+        if not self.all_weights and read > FEW and any(a.dtype.itemsize == 1 and a.dtype.kind != "b" for a in arrays) \
                 and isinstance(node, g.Map) and kind(node.out.dtype) == "f":
             return None
         return guarded(lambda: evaluate(node, arrays, {}))
