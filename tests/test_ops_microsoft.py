@@ -1,0 +1,125 @@
+"""com.microsoft against ONNX Runtime itself."""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import helper
+from op_runner import node_model
+
+import gpuonnx
+
+RNG = np.random.default_rng(3)
+DOMAIN = "com.microsoft"
+
+
+def floats(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def codes(*shape: int, dtype: Any = np.uint8) -> np.ndarray:
+    return RNG.integers(np.iinfo(dtype).min, np.iinfo(dtype).max + 1, shape).astype(dtype)
+
+
+def scale(value: float) -> np.ndarray:
+    return np.array(value, np.float32)
+
+
+def zero(value: int, dtype: Any = np.uint8) -> np.ndarray:
+    return np.array(value, dtype)
+
+
+def both(op_type: str, inputs: list[Any], outputs: int = 1, kinds: list[int] | None = None, **attributes: Any) -> list[tuple[Any, Any]]:
+    """Results of ours and of ONNX Runtime; `kinds`: declared output types where not float32."""
+    model = node_model(op_type, inputs, 1, outputs, DOMAIN)
+    model.graph.node[0].attribute.extend(helper.make_attribute(k, v) for k, v in attributes.items())
+    feeds = {f"x{k}": x for k, x in enumerate(inputs) if x is not None}
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    for k, info in enumerate(model.graph.output):
+        info.type.tensor_type.elem_type = kinds[k] if kinds else 1
+    model.ir_version = 10
+    theirs = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]).run(None, feeds)
+    ours = gpuonnx.load(model, device="cpu", threads=1).run(feeds)
+    return list(zip(ours.values(), theirs, strict=True))
+
+
+def close(op_type: str, inputs: list[Any], outputs: int = 1, tolerance: float = 2e-5, **attributes: Any) -> None:
+    for ours, theirs in both(op_type, inputs, outputs, **attributes):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
+def same_codes(op_type: str, inputs: list[Any], step: int = 0, dtype: int = 2, **attributes: Any) -> None:
+    """Quantised results, at most `step` apart."""
+    for ours, theirs in both(op_type, inputs, 1, [dtype], **attributes):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_allclose(ours.astype(int), theirs.astype(int), rtol=0, atol=step)
+
+
+@pytest.mark.parametrize("name", ["QLinearAdd", "QLinearMul"])
+@pytest.mark.parametrize(("dtype", "kind"), [(np.uint8, 2), (np.int8, 3)])
+def test_quantised_arithmetic(name: str, dtype: Any, kind: int) -> None:
+    inputs = [codes(3, 5, dtype=dtype), scale(0.02), zero(7, dtype), codes(5, dtype=dtype), scale(0.03), zero(3, dtype), scale(0.05), zero(9, dtype)]
+    same_codes(name, inputs, 1, kind)
+
+
+def test_quantised_activations() -> None:
+    x = codes(2, 3, 4)
+    same_codes("QLinearSigmoid", [x, scale(0.03), zero(128), scale(1 / 256), zero(0)], 1)
+    same_codes("QLinearLeakyRelu", [x, scale(0.03), zero(128), scale(0.02), zero(100)], 1, alpha=0.2)
+    for axis, opset in ((-1, 13), (1, 12)):
+        same_codes("QLinearSoftmax", [x, scale(0.03), zero(128), scale(1 / 256), zero(0)], 1, axis=axis, opset=opset)
+
+
+def test_quantised_choice_and_concat() -> None:
+    x, y = codes(2, 3), codes(2, 3)
+    condition = RNG.random((2, 3)) > 0.5
+    same_codes("QLinearWhere", [condition, x, scale(0.02), zero(5), y, scale(0.03), zero(6), scale(0.04), zero(7)], 1)
+    same_codes("QLinearConcat", [scale(0.04), zero(7), x, scale(0.02), zero(5), y, scale(0.03), zero(6)], 1, axis=1)
+
+
+@pytest.mark.parametrize("last", [0, 1])
+def test_quantised_pools(last: int) -> None:
+    x = codes(1, 6, 6, 4) if last else codes(1, 4, 6, 6)
+    same_codes("QLinearAveragePool", [x, scale(0.02), zero(5), scale(0.03), zero(9)], 1, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1],
+               channels_last=last)
+    same_codes("QLinearGlobalAveragePool", [x, scale(0.02), zero(5), scale(0.03), zero(9)], 1, channels_last=last)
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+def test_qgemm(quantised: bool) -> None:
+    a, b, c = codes(4, 6), codes(5, 6), RNG.integers(-900, 900, (1, 5)).astype(np.int32)
+    inputs = [a, scale(0.02), zero(120), b, scale(0.01), zero(130), c]
+    if quantised:
+        same_codes("QGemm", [*inputs, scale(0.05), zero(9)], 1, transB=1)
+    else:
+        close("QGemm", inputs, transB=1)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("zeros", ["none", "packed", "float"])
+def test_matmul_nbits(bits: int, zeros: str) -> None:
+    k, n, block = 80, 6, 32
+    a, b, scales = floats(2, 3, k), codes(n, 3, block * bits // 8), floats(n * 3)
+    given = {"none": None, "packed": codes(n * -(-3 * bits // 8)), "float": floats(n, 3)}[zeros]
+    if zeros == "float" and bits == 8:
+        pytest.skip("ONNX Runtime has no float zero points for 8 bits")
+    close("MatMulNBits", [a, b, scales, given], K=k, N=n, bits=bits, block_size=block, tolerance=2e-4)
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_matmul_bnb4(kind: int) -> None:
+    k, n, block = 64, 6, 32
+    close("MatMulBnb4", [floats(3, k), codes(n * k // 2), np.abs(floats(n * k // block))], K=k, N=n, block_size=block, quant_type=kind,
+          tolerance=1e-4)
+
+
+def test_gather_block_quantized() -> None:
+    indices = np.array([[1, 4], [0, -1]], np.int64)
+    close("GatherBlockQuantized", [codes(5, 64), indices, floats(5, 2), codes(5, 2)], bits=8, block_size=32, quantize_axis=1, gather_axis=0)
+    close("GatherBlockQuantized", [codes(5, 32, dtype=np.uint8), indices, floats(5, 2), codes(5, 1)], bits=4, block_size=32, quantize_axis=1, gather_axis=0)
+    close("GatherBlockQuantized", [codes(5, 32), indices, floats(5, 2)], bits=4, block_size=32, quantize_axis=1, gather_axis=0)
