@@ -91,7 +91,7 @@ def _print(results: Sequence[Result], known: dict[str, str], mended: Sequence[st
         print("failed:")
         for reason, names in by_reason((r.name, r.reason) for r in results if r.status == "failed"):
             print(f"{len(names):4} {reason[:240]}\n     {', '.join(names)}")
-        print("run by NumPy:")
+        print("without a kernel:")
         for reason, names in by_reason((r.name, why.partition(";")[0]) for r in results for why in r.interpreted):
             print(f"{len(names):4} {reason[:240]}\n     {', '.join(names)}")
     else:
@@ -102,5 +102,6 @@ def _print(results: Sequence[Result], known: dict[str, str], mended: Sequence[st
         print(f"{name} passes and must leave the list of known failures")
     counted = runner.counts(results)
     partly = sum(1 for r in results if r.status == "passed" and r.interpreted)
-    print(f"{counted['passed']} passed ({partly} with nodes that NumPy ran), {counted['failed']} failed, {counted['skipped']} skipped "
+    print(f"{counted['passed']} passed ({partly} with nodes that ran by NumPy or the onnx package for want of a kernel), "
+          f"{counted['failed']} failed, {counted['skipped']} skipped "
           f"of {len(results)} in {seconds:.0f} s")

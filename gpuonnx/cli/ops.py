@@ -59,7 +59,9 @@ def rows() -> list[Row]:
     for (domain, name), known in sorted(versions.items()):
         defined = tuple(d.since for d in registry.DEFINITIONS.get((domain, name), []))
         control = domain == "" and name in LOWERINGS
-        how = "control flow" if control else "definition" if defined else "function of the standard" if any(known.values()) else "missing"
+        borrowed = bool(defined) and registry.DEFINITIONS[domain, name][-1].function.__module__ == "gpuonnx.ops.reference"
+        how = ("Python on the host" if borrowed else "control flow" if control else "definition" if defined
+               else "function of the standard" if any(known.values()) else "missing")
         found.append(Row(domain, name, tuple(sorted(known)), defined, how))
     return found
 

@@ -19,7 +19,7 @@ COMMAND = ["-m", "gpuonnx.conformance.worker"]
 
 @dataclass(frozen=True)
 class Result:
-    """status: passed, failed or skipped. interpreted: why, for each node that NumPy ran for want of a kernel."""
+    """status: passed, failed or skipped. interpreted: why, for each node that ran by NumPy or the onnx package for want of a kernel."""
 
     name: str
     status: str

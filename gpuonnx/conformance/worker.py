@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from gpuonnx.conformance.suite import cases, run_case, why_skipped
-from gpuonnx.planner.program import Interpret
+from gpuonnx.planner.program import HostCall, Interpret
 
 
 def answer(name: str, device: str, threads: int) -> dict[str, Any]:
-    """Status, reason and seconds of one case; `interpreted` says of nodes that NumPy ran for want of a kernel why."""
+    """Status, reason and seconds of one case; `interpreted` says of nodes that ran by NumPy or the onnx package for want of a kernel why."""
     skipped = why_skipped(name)
     if skipped is not None:
         return {"name": name, "status": "skipped", "reason": skipped, "seconds": 0.0, "interpreted": []}
@@ -25,13 +25,18 @@ def answer(name: str, device: str, threads: int) -> dict[str, Any]:
     try:
         session = run_case(name, device, threads).session
         for program in programs(session._main):
-            about = [program.nodes[segment.node] for segment in program.segments if isinstance(segment, Interpret)]
+            about = [program.nodes[segment.node] for segment in program.segments if foreign(segment)]
             interpreted += [f"{node.why}; {', '.join(node.origins)[:80]}" for node in about]
     except AssertionError as error:
         status, reason = "failed", "differs: " + " ".join(str(error).split())
     except Exception as error:
         status, reason = "failed", f"{type(error).__name__}: " + " ".join(str(error).split())
     return {"name": name, "status": status, "reason": reason[:500], "seconds": time.perf_counter() - begin, "interpreted": interpreted}
+
+
+def foreign(segment: Any) -> bool:
+    """Whether a step is done by NumPy, or by the onnx package's reference implementation, for want of a kernel."""
+    return isinstance(segment, Interpret) or isinstance(segment, HostCall) and segment.name == "reference"
 
 
 def programs(executable: Any) -> Iterator[Any]:
