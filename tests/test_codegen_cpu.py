@@ -217,3 +217,15 @@ def test_many_tasks_in_any_order():
     check(total, [x], reverse=True, tolerance=1e-5)
     everything = g.Reduce((value("f32", 300, 500),), (value("f32"),), ranges=(300, 500), over=(0, 1), fold="sum", expr=load(0, "f32", at(0, 1)))
     check(everything, [x], tolerance=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "i8", "i64", "bool"])
+def test_transposes(dtype):
+    for shape in ((64, 48), (33, 70), (3, 40), (17, 8), (2, 19, 35)):
+        order = tuple(reversed(range(len(shape))))
+        out = tuple(shape[a] for a in order)
+        x, y = random(dtype, shape), random(dtype, out)
+        check(g.Map((value(dtype, *shape),), (value(dtype, *out),), expr=load(0, dtype, at(*order))), [x], symbolic=True)
+        if dtype == "f32":
+            mixed = load(0, dtype, at(*order)) * load(1, dtype, at(*range(len(out)))) + cast(index(0) + index(len(out) - 1), "f32")
+            check(g.Map((value(dtype, *shape), value(dtype, *out)), (value(dtype, *out),), expr=mixed), [x, y])

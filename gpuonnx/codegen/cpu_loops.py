@@ -16,9 +16,7 @@ UNROLL = ((14, 4), (40, 2))
 
 
 class Loops(Values):
-    """`places`: the vectors of lanes that code is being written for, side by side."""
-
-    places: list[Place]
+    """Loops over rows and lanes, and what happens in them."""
 
     def text(self) -> str:
         b, f = self.b, self.form
@@ -31,13 +29,19 @@ class Loops(Values):
         row_task, lane_task = b.udiv(self.task, w["lane_tasks"]), b.urem(self.task, w["lane_tasks"])
         first = b.mul(row_task, w["rows_each"])
         last = self.least(b.add(first, w["rows_each"]), w["rows"])
-        rows = [a for a in range(len(f.sizes)) if a not in f.over and a != f.lane]
+        rows = [a for a in range(len(f.sizes)) if a not in f.over and a not in (f.lane, f.tile)]
         with b.loop(first, last, 1) as row:
+            if f.tile >= 0:
+                tile = b.mul(b.urem(row, w["blocks"]), self.i64(self.full))
+                row = b.udiv(row, w["blocks"])
             self._row(rows, row)
             self.here = Place()
             self.places = [self.here]
             with self.entered(self.all()):
-                if f.lane < 0 or f.lane in f.over:
+                if f.tile >= 0:
+                    low = b.mul(lane_task, w["lane_each"])
+                    self.tiles(tile, low, self.least(b.add(low, w["lane_each"]), self.size(f.lane)))
+                elif f.lane < 0 or f.lane in f.over:
                     self.body()
                 else:
                     low = b.mul(lane_task, w["lane_each"])
@@ -89,6 +93,35 @@ class Loops(Values):
             self.places = [outer.at(i, mask)]
             with self.entered(roots):
                 body()
+        self.places, self.here = [outer], outer
+
+    def tiles(self, first: Any, low: Any, high: Any) -> None:
+        """Square tiles of the tile's axis from `first` and lanes from low to high; those that are cut off under masks."""
+        b, w = self.b, self.full
+        (outer,) = self.places
+        left = b.sub(self.size(self.form.tile), first)
+        places = [outer.at(None, None) for _ in range(w)]
+        for u, place in enumerate(places):
+            place.tile = b.add(first, self.i64(u)) if u else first
+        self.places = places
+        with self.entered(self.all()):
+            whole = b.add(low, b.and_(b.sub(high, low), self.i64(-w)))
+            whole = b.select(b.icmp_signed("<", left, self.i64(w)), low, whole)
+            with b.loop(low, whole, w) as i:
+                self.group, self.cut = {}, None
+                self.places = [p.at(i, None) for p in places]
+                with self.entered(self.all()):
+                    self.body()
+            with b.loop(whole, high, w) as i:
+                with self.lanes(w):
+                    lanes = b.icmp_signed("<", b.add(b.iota(), b.splat(i)), b.splat(high))
+                    across = b.icmp_signed("<", b.iota(), b.splat(left))
+                    rows = [b.splat(b.lane(across, u)) for u in range(w)]
+                    self.group, self.cut = {}, (across, lanes)
+                    self.places = [p.at(i, b.and_(lanes, rows[u])) for u, p in enumerate(places)]
+                with self.entered(self.all()):
+                    self.body()
+            self.places = places
         self.places, self.here = [outer], outer
 
     def inner(self, axes: Sequence[int], roots: Sequence[Expr], body: Callable[[], None]) -> None:

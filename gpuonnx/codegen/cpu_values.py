@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpuonnx.codegen.nest import Access, Form, Term
+from gpuonnx.codegen.nest import Access, Form, Term, lanes_of_host
 from gpuonnx.ir.expr import Expr, postorder
 from gpuonnx.kernels.contract import CTX_CODE, CTX_LIMIT, CTX_VALUE, ERROR_INDEX
 
@@ -33,20 +33,27 @@ class Scope:
 
 @dataclass
 class Place:
-    """One vector of lanes: where it begins (None: no lane axis here), which lanes count, what is computed."""
+    """One vector of lanes: where it begins (None: no lane axis here), which lanes count, where it is along the tile's
+    axis, what is computed."""
 
     lane: Any = None
     mask: Any = None
+    tile: Any = None
     scopes: list[Scope] = field(default_factory=lambda: [Scope()])
     results: dict[Any, Any] = field(default_factory=dict)
     conditions: list[Any] = field(default_factory=list)
 
     def at(self, lane: Any, mask: Any) -> Place:
-        return Place(lane, mask, [*self.scopes], dict(self.results))
+        return Place(lane, mask, self.tile, [*self.scopes], dict(self.results))
 
 
 class Values:
-    """The text of one kernel so far; `here` is the place that values are computed for."""
+    """The text of one kernel so far. `places`: the vectors of lanes that code is being written for, side by side; `here` is
+    the one that values are computed for. `group`: loads of this tile, transposed; `cut`: its masks (tile's axis, lanes)."""
+
+    places: list[Place]
+    group: dict[int, list[Any]]
+    cut: Any
 
     def __init__(self, form: Form, symbol: str) -> None:
         import llvmlite.ir as ir
@@ -59,7 +66,7 @@ class Values:
         function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64]), symbol)
         function.attributes.add("nounwind")
         self.ctx, self.args, self.task = function.args
-        self.full = 16 if features.get("avx512f") else 8
+        self.full = lanes_of_host()
         self.b = Lanes(function.append_basic_block("entry"), self.full, True, features)
         self.b.fail = self._fail
         self.here = Place()
@@ -147,10 +154,14 @@ class Values:
         return all(self._placed(a) for a in axes) and all(r in self.here.results for r in results)
 
     def _placed(self, axis: int) -> bool:
-        return self.here.lane is not None if axis == self.form.lane else axis in self.coordinates
+        if axis == self.form.lane:
+            return self.here.lane is not None
+        return self.here.tile is not None if axis == self.form.tile else axis in self.coordinates
 
     def coordinate(self, axis: int) -> Any:
-        return self.here.lane if axis == self.form.lane else self.coordinates[axis]
+        if axis == self.form.lane:
+            return self.here.lane
+        return self.here.tile if axis == self.form.tile else self.coordinates[axis]
 
     def enter(self, roots: Sequence[Expr]) -> None:
         """Coordinates are as they are now: compute what they determine of `roots`, in a new scope of `here`."""
@@ -311,7 +322,7 @@ class Values:
                 case "index":
                     if e.value == self.form.lane:
                         return b.add(b.splat(self.here.lane), b.iota())
-                    return b.splat(self.coordinates[e.value])
+                    return b.splat(self.coordinate(e.value))
                 case "folded": return self.here.results[e.value]
                 case "access": return self._load(e)
                 case "guard": return self._guard(e, count)
@@ -349,6 +360,8 @@ class Values:
     def _load(self, e: Expr) -> Any:
         from gpuonnx.kernels.cpu.lanes import SIZES, STORED
         b, access = self.b, self.form.accesses[e.value]
+        if self.here.tile is not None and self._tiled(e.value, access):
+            return b.widen(self.tiled(e.value, access), access.stored)
         offset, vector, mask = self.place(e.value, access)
         pointer = self.pointer(access, offset)
         if not self.same(e):
@@ -360,6 +373,26 @@ class Values:
             pointer = b.select(self.some(mask), pointer, self.args)
         one = b.load(pointer, typ=STORED[access.stored], align=SIZES[access.stored])
         return b.widen(b.splat(one), access.stored)
+
+    def _tiled(self, number: int, access: Access) -> bool:
+        f = self.form
+        return number in self.sure and not access.terms and access.strides[f.tile] == 1 and access.strides[f.lane] not in (0, 1)
+
+    def tiled(self, number: int, access: Access) -> Any:
+        """A load that is contiguous along the tile's axis: the whole tile is read with the first place, then transposed."""
+        b, w = self.b, self.full
+        if number not in self.group:
+            held, self.here = self.here, self.places[0]
+            stride, total = self.word(access.strides[self.form.lane][1]), self._address(number).total
+            rows = []
+            with self.lanes(w):
+                for v in range(w):
+                    mask = None if self.cut is None else b.and_(self.cut[0], b.splat(b.lane(self.cut[1], v)))
+                    place = b.add(total, b.mul(stride, self.i64(v))) if v else total
+                    rows.append(b.read(self.pointer(access, place), access.stored, mask))
+                self.group[number] = b.transpose(rows)
+            self.here = held
+        return self.group[number][next(u for u, p in enumerate(self.places) if p is self.here)]
 
 
 def unconditional(roots: Sequence[Expr]) -> list[Expr]:

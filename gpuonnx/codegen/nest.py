@@ -16,7 +16,13 @@ from gpuonnx.ir.dims import Dim, dmax, dmin, floordiv
 from gpuonnx.ir.expr import Expr, cast, const, folded, index, load, postorder, rewrite
 from gpuonnx.kernels.contract import Arg, Layout, Ref
 
-TASK_WORK, LEAST_CHUNK, PLAIN_SUM, TINY = 1 << 15, 64, 512, 4
+TASK_WORK, LEAST_CHUNK, PLAIN_SUM, TINY, TILE_LEAST = 1 << 15, 64, 512, 4, 8
+
+
+def lanes_of_host() -> int:
+    """Lanes of a vector: one AVX-512 register of float32, else two registers of AVX2 or NEON."""
+    from gpuonnx.codegen.native import host
+    return 16 if host().has("avx512f") else 8
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,8 @@ class Walk:
 
 @dataclass
 class Form:
-    """Structure only; sizes and strides are words. Loads are `access` expressions: value = number, args = terms' indices."""
+    """Structure only; sizes and strides are words. Loads are `access` expressions: value = number, args = terms' indices.
+    `tile`: an axis along which loads are contiguous that the lanes' axis is not; square tiles of both are transposed."""
 
     sizes: tuple[int, ...]
     over: tuple[int, ...]
@@ -66,12 +73,13 @@ class Form:
     words: dict[str, int] = field(default_factory=dict)
     compensated: bool = False
     walk: Walk | None = None
+    tile: int = -1
 
     def key(self) -> tuple[Any, ...]:
         stages = tuple(tuple(("fold", a.op, a.expr) if isinstance(a, g.Fold) else ("store", a.output, a.expr) for a in stage)
                        for stage in self.stages)
         return (self.sizes, self.over, self.lane, stages, self.accesses, tuple(sorted(self.stores.items())),
-                tuple(sorted(self.inside.items())), tuple(sorted(self.words.items())), self.compensated, self.walk)
+                tuple(sorted(self.inside.items())), tuple(sorted(self.words.items())), self.compensated, self.walk, self.tile)
 
 
 class Words:
@@ -133,6 +141,10 @@ def product(sizes: Sequence[Dim]) -> Dim:
 
 def _is(d: Dim, number: int) -> bool:
     return isinstance(d, int) and d == number
+
+
+def _small(d: Dim) -> bool:
+    return isinstance(d, int) and d < TILE_LEAST
 
 
 def _same(a: Dim, b: Dim) -> bool:
@@ -227,7 +239,9 @@ class Arrangement:
                 good -= 3 * sum(any(x.op == "index" and x.value == axis for x in t[1].walk()) for t in w.terms)
             size = self.sizes[axis]
             return good - 4 * (isinstance(size, int) and size < TINY), axis
-        return max(axes, key=score, default=-1)
+        best = max(axes, key=score, default=-1)
+        stepping = [w.strides[best] for w in self.stores.values()] if best >= 0 else []
+        return best if self.lane_over or all(_is(s, 1) for s in stepping) else -1
 
     def _access(self, w: Walked, order: Sequence[int], fix: Any, volatile: bool) -> Access:
         words = self.words
@@ -266,21 +280,40 @@ class Arrangement:
         inside = {key: over if self.sequence else tuple(number[a] for a in order if a in nest.over and a in self.mentioned[key])
                   for key in stores}
         form = Form(tuple(words.of(self.sizes[a]) for a in order), over, number.get(lane, -1), stages, accesses, stores, inside)
-        tasks = self._tasks(form, lane)
+        tile = self._tile(lane) if self.lane_over else -1
+        form.tile = number.get(tile, -1)
+        tasks = self._tasks(form, lane, tile)
         return form, tasks
 
-    def _tasks(self, form: Form, lane: int) -> Dim:
+    def _tile(self, lane: int) -> int:
+        """The axis that the transposed loads are contiguous along."""
+        if lane < 0 or any(a in self.nest.over for a in self.sizes) or _small(self.sizes[lane]):
+            return -1
+        for w in self.loads.values():
+            if w.terms or _is(w.strides[lane], 0) or _is(w.strides[lane], 1):
+                continue
+            for a, size in self.sizes.items():
+                if a != lane and _is(w.strides[a], 1) and not _small(size):
+                    return a
+        return -1
+
+    def _tasks(self, form: Form, lane: int, tile: int) -> Dim:
         """Tasks of about TASK_WORK elements: some rows of the axes that are kept, or a part of the lanes' axis."""
         over, words = self.nest.over, self.words
-        rows = product([s for a, s in self.sizes.items() if a not in over and a != lane])
+        rows = product([s for a, s in self.sizes.items() if a not in over and a not in (lane, tile)])
         deep = product([s for a, s in self.sizes.items() if a in over])
         extent: Dim = self.sizes[lane] if lane >= 0 and lane not in over else 1
         form.compensated = not isinstance(deep, int) or deep > PLAIN_SUM
         each = dmax(deep, 1)
+        if tile >= 0:
+            width = lanes_of_host()
+            blocks = floordiv(self.sizes[tile] + (width - 1), width)
+            rows, each = rows * blocks, width
         chunk = dmax(floordiv(dmin(extent, dmax(floordiv(TASK_WORK, each), LEAST_CHUNK)) + (LEAST_CHUNK - 1), LEAST_CHUNK) * LEAST_CHUNK, LEAST_CHUNK)
         chunks = floordiv(extent + chunk - 1, chunk)
         rows_each = dmax(floordiv(TASK_WORK, dmax(each * dmin(extent, chunk), 1)), 1)
-        form.words = {"rows": words.of(rows), "rows_each": words.of(rows_each), "lane_each": words.of(chunk), "lane_tasks": words.of(chunks)}
+        form.words = {"blocks": words.of(blocks)} if tile >= 0 else {}
+        form.words |= {"rows": words.of(rows), "rows_each": words.of(rows_each), "lane_each": words.of(chunk), "lane_tasks": words.of(chunks)}
         tasks: Dim = floordiv(rows + rows_each - 1, rows_each) * chunks
         return tasks
 
