@@ -48,7 +48,7 @@ def linear_regressor(X: Tensor, *, coefficients: Floats = None, intercepts: Floa
 
 
 @op("LinearClassifier", since=1, domain=DOMAIN)
-def linear_classifier(X: Tensor, *, classlabels_ints: Ints = None, classlabels_strings: Texts = None, coefficients: Floats = None,
+def linear_classifier(X: Tensor, *, classlabels_ints: Ints = None, classlabels_strings: Texts = None, coefficients: Floats,
                       intercepts: Floats = None, multi_class: int = 0, post_transform: str = "NONE") -> tuple[Tensor, Tensor]:
     """Label and scores; a single row of coefficients for two labels scores the second of them."""
     labels = len(classlabels_strings or classlabels_ints or ())
