@@ -115,3 +115,20 @@ def test_stop_after_counts_rewrites() -> None:
     passes.run_pipeline(graph, passes.DEVICE_FREE, (), 2, trace)
     assert len(trace.events) == 2 and trace.stopped
     assert "simplify" in str(trace) or "fold" in str(trace)
+
+
+def test_two_folds_of_one_tensor_share_a_pass_over_it() -> None:
+    (nest,) = everything(built(CUBE, lambda x: [x.max() - x.min()])).nodes
+    assert isinstance(nest, g.Nest) and [[getattr(a, "op", "store") for a in stage] for stage in nest.stages] == [["max", "min"], ["store"]]
+
+
+def test_a_fold_does_not_join_over_the_head_of_a_reader() -> None:
+    def ordered(x: b.Tensor) -> list[b.Tensor]:
+        high = x.max([2])
+        y = b.call("gemm", high, b.constant(np.ones((5, 4), np.float32)), out=x.like(x.shape[0], 4))
+        return [y, x.min([2])]
+    graph = built(CUBE, ordered)
+    after = everything(graph)
+    feed = [np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32)]
+    for want, got in zip(run(graph, feed), run(after, feed), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-6)

@@ -97,11 +97,22 @@ class Grouping:
                 group.tainted.update(node.outputs)
                 continue
             if not any(v in group.members for v in node.inputs):
+                if isinstance(node, g.Reduce) and self.sibling(group, node, side):
+                    self.add(group, node)
                 continue
             if self.free(node) and self.placement.side[node] == side and isinstance(node, (g.Map, g.Reduce)) and self.add(group, node):
                 continue
             group.tainted.update(node.outputs)
         self.close(group, side)
+
+    def sibling(self, group: Group, node: g.Reduce, side: str) -> bool:
+        """Whether another fold of what the group reads may join without holding up who reads the group (max and min of one tensor)."""
+        if not self.free(node) or self.placement.side[node] != side or group.alone and side != "host":
+            return False
+        if not set(node.inputs) & set(group.inputs):
+            return False
+        here, members = self.position[node], {m.node for m in group.members.values()}
+        return all(u in members or self.position[u] > here for v in group.members for u in self.users.get(v, ()))
 
     def backward(self, group: Group, first: g.Reduce, side: str) -> None:
         """The cheap Map that the first Reduce reads at its own index joins in front."""
