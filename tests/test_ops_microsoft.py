@@ -39,12 +39,20 @@ def both(op_type: str, inputs: list[Any], outputs: int = 1, kinds: list[int] | N
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
+    ours = gpuonnx.load(model, device="cpu", threads=1).run(feeds)
+    for info in model.graph.input:
+        for declared, size in zip(info.type.tensor_type.shape.dim, feeds[info.name].shape, strict=True):
+            declared.dim_value = size
     for k, info in enumerate(model.graph.output):
         info.type.tensor_type.elem_type = kinds[k] if kinds else 1
     model.ir_version = 10
     theirs = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]).run(None, feeds)
-    ours = gpuonnx.load(model, device="cpu", threads=1).run(feeds)
     return list(zip(ours.values(), theirs, strict=True))
+
+
+def run_node(op_type: str, inputs: list[Any], **attributes: Any) -> Any:
+    model = node_model(op_type, inputs, 1, 1, DOMAIN, **attributes)
+    return gpuonnx.load(model, device="cpu", threads=1).run(inputs)["y0"]
 
 
 def close(op_type: str, inputs: list[Any], outputs: int = 1, tolerance: float = 2e-5, **attributes: Any) -> None:
@@ -120,6 +128,87 @@ def test_matmul_bnb4(kind: int) -> None:
 
 def test_gather_block_quantized() -> None:
     indices = np.array([[1, 4], [0, -1]], np.int64)
+    close("GatherBlockQuantized", [codes(5, 32), indices, floats(5, 2), codes(5, 1)], bits=4, block_size=32, quantize_axis=1, gather_axis=0)
     close("GatherBlockQuantized", [codes(5, 64), indices, floats(5, 2), codes(5, 2)], bits=8, block_size=32, quantize_axis=1, gather_axis=0)
-    close("GatherBlockQuantized", [codes(5, 32, dtype=np.uint8), indices, floats(5, 2), codes(5, 1)], bits=4, block_size=32, quantize_axis=1, gather_axis=0)
     close("GatherBlockQuantized", [codes(5, 32), indices, floats(5, 2)], bits=4, block_size=32, quantize_axis=1, gather_axis=0)
+
+
+def padding(form: str) -> np.ndarray:
+    ends = np.array([3, 5], np.int32)
+    steps = np.arange(5)
+    return {"lengths": ends, "ranges": np.concatenate([np.array([5, 4], np.int32), np.array([2, 0], np.int32)]),
+            "rows": (steps < ends[:, None]).astype(np.int32), "matrix": RNG.integers(0, 2, (2, 5, 5)).astype(np.int32)}[form]
+
+
+@pytest.mark.parametrize("form", ["lengths", "ranges", "rows", "matrix"])
+@pytest.mark.parametrize("causal", [0, 1])
+def test_attention_masks(form: str, causal: int) -> None:
+    close("Attention", [floats(2, 5, 12), floats(12, 36), floats(36), padding(form)], num_heads=3, unidirectional=causal)
+
+
+def test_attention_with_past_and_sizes() -> None:
+    close("Attention", [floats(2, 3, 12), floats(12, 36), floats(36), None, floats(2, 2, 3, 4, 4)], 2, num_heads=3, unidirectional=1)
+    close("Attention", [floats(2, 3, 12), floats(12, 30), floats(30)], num_heads=3, qkv_hidden_sizes=[12, 12, 6])
+
+
+def test_qattention() -> None:
+    inputs = [codes(2, 5, 12), codes(12, 36, dtype=np.int8), floats(36), scale(0.01), scale(0.02), padding("lengths"), zero(120), zero(3, np.int8)]
+    close("QAttention", inputs, tolerance=1e-4, num_heads=3)
+
+
+@pytest.mark.parametrize("causal", [0, 1])
+def test_multi_head_attention(causal: int) -> None:
+    close("MultiHeadAttention", [floats(2, 5, 12), floats(2, 5, 12), floats(2, 5, 12), floats(36), padding("rows"), floats(1, 3, 5, 5)],
+          num_heads=3, unidirectional=causal)
+
+
+def test_multi_head_attention_with_past() -> None:
+    inputs = [floats(2, 5, 12), floats(2, 5, 12), floats(2, 5, 12), None, None, None, floats(2, 3, 4, 4), floats(2, 3, 4, 4)]
+    close("MultiHeadAttention", inputs, 3, num_heads=3)
+
+
+def test_multi_head_attention_of_packed_inputs() -> None:
+    """Which ONNX Runtime knows on GPUs only."""
+    query, key, value = floats(2, 5, 3, 4), floats(2, 5, 3, 4), floats(2, 5, 3, 4)
+    flat = [t.reshape(2, 5, 12) for t in (query, key, value)]
+    expected = run_node("MultiHeadAttention", flat, num_heads=3)
+    for packed in ([np.stack([query, key, value], 3)], [flat[0], np.stack([key, value], 3)]):
+        np.testing.assert_allclose(run_node("MultiHeadAttention", packed, num_heads=3), expected, rtol=1e-5, atol=1e-6)
+
+
+def caches(half: int = 4) -> list[np.ndarray]:
+    angles = np.outer(np.arange(16), np.logspace(0, -2, half)).astype(np.float32)
+    return [np.cos(angles), np.sin(angles)]
+
+
+@pytest.mark.parametrize(("attributes", "rotary"), [({}, False), ({"do_rotary": 1}, True), ({"do_rotary": 1, "rotary_interleaved": 1}, True),
+                                                    ({"softcap": 3.0}, False), ({"local_window_size": 2}, False), ({"smooth_softmax": 1}, False)])
+@pytest.mark.parametrize("step", ["prompt", "token"])
+def test_group_query_attention(attributes: dict[str, Any], rotary: bool, step: str) -> None:
+    rows, past = (4, 0) if step == "prompt" else (1, 6)
+    total = rows + past
+    old = [floats(2, 2, past, 16), floats(2, 2, past, 16)] if past else [None, None]
+    inputs = [floats(2, rows, 64), floats(2, rows, 32), floats(2, rows, 32), *old, np.array([total - 1] * 2, np.int32), np.array(total, np.int32)]
+    close("GroupQueryAttention", [*inputs, *(caches(8) if rotary else [])], 3, num_heads=4, kv_num_heads=2, **attributes)
+
+
+def test_group_query_attention_of_a_shared_buffer_and_packed_heads() -> None:
+    old = [floats(2, 2, 9, 8), floats(2, 2, 9, 8)]
+    inputs = [floats(2, 1, 64), None, None, *old, np.array([3, 6], np.int32), np.array(7, np.int32)]
+    ours, theirs = both("GroupQueryAttention", inputs, 3, num_heads=4, kv_num_heads=2)[0]
+    np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("interleaved", [0, 1])
+def test_rotary_embedding(interleaved: int) -> None:
+    close("RotaryEmbedding", [floats(2, 3, 16), np.array([2], np.int64), *caches()], interleaved=interleaved)
+    close("RotaryEmbedding", [floats(2, 2, 3, 8), RNG.integers(0, 16, (2, 3)), *caches()], interleaved=interleaved)
+
+
+def test_embed_layer_normalization() -> None:
+    ids, segments = RNG.integers(0, 9, (2, 5)).astype(np.int32), RNG.integers(0, 2, (2, 5)).astype(np.int32)
+    mask = np.array([[1, 1, 0, 0, 0], [1, 1, 1, 1, 1]], np.int32)
+    tables = [floats(9, 8), floats(6, 8), floats(2, 8), floats(8), floats(8)]
+    pairs = both("EmbedLayerNormalization", [ids, segments, *tables, mask], 3, [1, 6, 1])
+    for ours, theirs in pairs:
+        np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-5)

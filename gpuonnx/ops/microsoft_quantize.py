@@ -50,9 +50,9 @@ def qlinear_leaky_relu(x: Tensor, x_scale: Tensor, x_zero: Tensor | None, y_scal
 
 
 @microsoft("QLinearSoftmax")
-def qlinear_softmax(x: Tensor, x_scale: Tensor, x_zero: Tensor | None, y_scale: Tensor, y_zero: Tensor, *, axis: int = -1, opset: int) -> Tensor:
+def qlinear_softmax(x: Tensor, x_scale: Tensor, x_zero: Tensor | None, y_scale: Tensor, y_zero: Tensor, *, axis: int = -1, opset_: int) -> Tensor:
     """`opset` below 13: the axes from `axis` on are one."""
-    kind = softmax if opset >= 13 else softmax_1
+    kind = softmax if opset_ >= 13 else softmax_1
     return whole(kind(real(x, x_scale, x_zero), axis=axis), y_scale, y_zero, x.dtype)
 
 

@@ -3,7 +3,8 @@
 A definition is a pure function from tensors to tensors (`ir/build.py`). Positional parameters are the ONNX inputs
 (`None` = absent, `*xs` = variadic); one annotated `Const` arrives as a NumPy array known while lowering this variant, one
 annotated `Dims` as a list of Dims, symbolic where they can be. Keyword-only parameters are the schema's attributes; the
-reserved `outputs: int` is the number of outputs the node names, `opset: int` the version asked for.
+reserved `outputs: int` is the number of outputs the node names, `opset: int` the version asked for (an attribute of such a
+name is a parameter with `_` behind it).
 """
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ class Definition:
     def __call__(self, inputs: Sequence[Tensor | None], attributes: dict[str, Any], outputs: int, opset: int) -> tuple[Any, ...]:
         arguments = [self._argument(i, t) for i, t in enumerate(inputs)]
         given = {"outputs": outputs, "opset": opset}
-        meant = {k: v for k, v in attributes.items() if k not in INERT}
+        meant = {k + "_" * (k in RESERVED): v for k, v in attributes.items() if k not in INERT}
         result = self.function(*arguments, **meant, **{k: given[k] for k in self.reserved})
         return tuple(result) if isinstance(result, (tuple, list)) else (result,)
 
@@ -82,7 +83,7 @@ def describe(function: Callable[..., Any], name: str, since: int, domain: str) -
             inputs.append((p.name, kind))
             variadic |= p.kind is p.VAR_POSITIONAL
     reserved = frozenset(attributes & set(RESERVED))
-    accepted = frozenset(attributes) - reserved | (INERT if since == 1 else frozenset())
+    accepted = frozenset(a.rstrip("_") for a in attributes - reserved) | (INERT if since == 1 else frozenset())
     return Definition(domain, name, since, function, tuple(inputs), variadic, accepted, reserved)
 
 

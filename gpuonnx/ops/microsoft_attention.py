@@ -1,0 +1,229 @@
+"""com.microsoft: attention and what stands around it. A mask hides by adding `mask_filter_value`, as ONNX Runtime has it."""
+from __future__ import annotations
+
+from gpuonnx.errors import ModelError
+from gpuonnx.ir import dims as d
+from gpuonnx.ir.build import Tensor, builder, concat, dim, from_end, full, tensor_map
+from gpuonnx.ir.dims import Dim
+from gpuonnx.ir.expr import Expr, cast, const, guard
+from gpuonnx.ir.formula import both, equal, less, less_equal, rsqrt, select
+from gpuonnx.ir.types import compute
+from gpuonnx.ops import normalize
+from gpuonnx.ops import quantize as q
+from gpuonnx.ops.attention import Rule, at_positions, attended, packed, rotated, rows_before, unpacked, windowed
+from gpuonnx.ops.matmul import integer_product, matrix_product, one_or_many
+from gpuonnx.ops.microsoft import microsoft
+from gpuonnx.ops.registry import Dims
+
+HIDDEN = -10000.0
+
+
+def refuse(what: str, *given: object) -> None:
+    """What ONNX Runtime's own generation loops use is no part of these definitions."""
+    if any(given):
+        raise ModelError(f"{builder().origin}: {what} is not supported; export the model without it")
+
+
+def is_size(a: Dim, b: Dim) -> bool:
+    return a == b or bool(builder().ask(d.eq(a, b)))
+
+
+def mask_bias(mask: Tensor, rows: Dim, columns: Dim, past: Dim, batch: Dim, hidden: float, dtype: str) -> Tensor:
+    """A mask in any of its forms as [B, 1, S, T] to add: `hidden` where a column does not count.
+
+    [B]: how many columns count; [2 B]: ends, then begins; [B, T], [B, S, T], [B, 1, M, M]: 0 hides."""
+    if mask.rank == 1 and not is_size(mask.shape[0], batch) and not is_size(mask.shape[0], batch * 2):
+        raise ModelError(f"{builder().origin}: a mask of shape {list(mask.shape)} is none of the forms known")
+    ends_and_begins = mask.rank == 1 and not is_size(mask.shape[0], batch)
+
+    def counts(b: Expr, i: Expr, j: Expr) -> Expr:
+        if mask.rank == 1:
+            before_end = less(j, cast(mask.at(b), "ix"))
+            return both(before_end, less_equal(cast(mask.at(b + dim(batch)), "ix"), j)) if ends_and_begins else before_end
+        at = {2: (b, j), 3: (b, i, j), 4: (b, dim(0), i + dim(past), j)}[mask.rank]
+        return less(const(0, compute(mask.dtype)), mask.at(*at))
+    zero, low = const(0.0, compute(dtype)), const(hidden, compute(dtype))
+    return tensor_map((batch, 1, rows, columns), dtype, lambda b, _, i, j: select(counts(b, i, j), zero, low))
+
+
+def joined(past: Tensor | None, t: Tensor) -> Tensor:
+    return t if past is None else concat([past, t], 2)
+
+
+def self_attention(qkv: tuple[Tensor, Tensor, Tensor], mask: Tensor | None, past: tuple[Tensor, Tensor] | None, bias: Tensor | None,
+                   causal: int, scale: float | None, hidden: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Heads in, [B, S, H * E] out, with keys, values and weights."""
+    query, key, value = qkv
+    before: Dim = 0 if past is None else past[0].shape[2]
+    if past is not None:
+        key, value = joined(past[0], key), joined(past[1], value)
+    if mask is not None:
+        more = mask_bias(mask, query.shape[2], key.shape[2], before, query.shape[0], hidden, query.dtype)
+        bias = more if bias is None else more + bias
+    rules: list[Rule] = [rows_before(lambda b: dim(before))] if causal else []
+    made = attended(query, key, value, scale or None, bias, rules)
+    return packed(made.y), key, value, made.weights
+
+
+def projected_attention(qkv: Tensor, sizes: list[Dim], heads: int, mask: Tensor | None, past: Tensor | None, bias: Tensor | None, causal: int,
+                        scale: float | None, hidden: float, outputs: int) -> tuple[Tensor, ...]:
+    """qkv[B, S, sum(sizes)]; past and, where it is asked for, present: [2, B, H, P, D]."""
+    starts: list[Dim] = [0, sizes[0], sizes[0] + sizes[1]]
+    query, key, value = (unpacked(qkv.slice(2, start, size), heads) for start, size in zip(starts, sizes, strict=True))
+    before = None if past is None else (past.slice(0, 0, 1).squeeze([0]), past.slice(0, 1, 1).squeeze([0]))
+    y, key, value, _ = self_attention((query, key, value), mask, before, bias, causal, scale, hidden)
+    return (y, concat([key.unsqueeze([0]), value.unsqueeze([0])], 0)) if outputs > 1 else (y,)
+
+
+@microsoft("Attention")
+def attention(x: Tensor, weights: Tensor, bias: Tensor | None = None, mask_index: Tensor | None = None, past: Tensor | None = None,
+              attention_bias: Tensor | None = None, past_sequence_length: Tensor | None = None, *, do_rotary: int = 0,
+              mask_filter_value: float = HIDDEN, num_heads: int, past_present_share_buffer: int = 0, qkv_hidden_sizes: list[int] | None = None,
+              rotary_embedding_dim: int = 0, scale: float | None = None, unidirectional: int = 0, outputs: int) -> tuple[Tensor, ...]:
+    refuse("rotation or a shared buffer", do_rotary, past_present_share_buffer)
+    qkv = matrix_product(x, weights)
+    sizes: list[Dim] = list(qkv_hidden_sizes or [d.floordiv(weights.shape[1], 3)] * 3)
+    return projected_attention(qkv if bias is None else qkv + bias, sizes, num_heads, mask_index, past, attention_bias, unidirectional, scale,
+                               mask_filter_value, outputs)
+
+
+@microsoft("QAttention")
+def qattention(x: Tensor, weight: Tensor, bias: Tensor, input_scale: Tensor, weight_scale: Tensor, mask_index: Tensor | None = None,
+               input_zero_point: Tensor | None = None, weight_zero_point: Tensor | None = None, past: Tensor | None = None, *, do_rotary: int = 0,
+               mask_filter_value: float = HIDDEN, num_heads: int, past_present_share_buffer: int = 0, scale: float | None = None,
+               unidirectional: int = 0, outputs: int) -> tuple[Tensor, ...]:
+    refuse("rotation or a shared buffer", do_rotary, past_present_share_buffer)
+    zeros = (None if z is None else one_or_many(z) for z in (input_zero_point, weight_zero_point))
+    total = integer_product(x, weight, *zeros)
+    qkv = q.dequantized(total, input_scale.reshape() * q.spread(weight_scale, total, 2), None, bias.dtype) + bias
+    sizes: list[Dim] = [d.floordiv(weight.shape[1], 3)] * 3
+    return projected_attention(qkv, sizes, num_heads, mask_index, past, None, unidirectional, scale, mask_filter_value, outputs)
+
+
+def parts_of(query: Tensor, key: Tensor | None, value: Tensor | None, heads: int) -> list[Tensor]:
+    """Queries, keys, values as heads, from separate tensors or from [B, S, H, 3, D], [B, T, H, 2, D]."""
+    def part(t: Tensor, k: int) -> Tensor:
+        return t.slice(3, k, 1).squeeze([3]).transpose([0, 2, 1, 3])
+    if key is None:
+        return [part(query, k) for k in range(3)]
+    if value is None:
+        return [unpacked(query, heads), part(key, 0), part(key, 1)]
+    return [unpacked(t, heads) for t in (query, key, value)]
+
+
+@microsoft("MultiHeadAttention")
+def multi_head_attention(query: Tensor, key: Tensor | None = None, value: Tensor | None = None, bias: Tensor | None = None,
+                         key_padding_mask: Tensor | None = None, attention_bias: Tensor | None = None, past_key: Tensor | None = None,
+                         past_value: Tensor | None = None, past_sequence_length: Tensor | None = None,
+                         cache_indirection: Tensor | None = None, *, mask_filter_value: float = HIDDEN, num_heads: int,
+                         scale: float | None = None, unidirectional: int = 0, outputs: int) -> tuple[Tensor, ...]:
+    refuse("a shared buffer", past_sequence_length is not None, cache_indirection is not None)
+    parts = parts_of(query, key, value, num_heads)
+    if bias is not None:
+        cached = key is not None and key.rank == 4
+        start: Dim = 0
+        for k, t in enumerate(parts):
+            size = t.shape[1] * t.shape[3]
+            if not (cached and k):
+                parts[k] = t + bias.slice(0, start, size).reshape(t.shape[1], 1, t.shape[3])
+            start = start + size
+    past = (past_key, past_value) if past_key is not None and past_value is not None else None
+    made = self_attention((parts[0], parts[1], parts[2]), key_padding_mask, past, attention_bias, unidirectional, scale, mask_filter_value)
+    return made[:outputs]
+
+
+def appended(past: Tensor | None, t: Tensor, before: Tensor, length: Dim) -> Tensor:
+    """t[B, N, S, D] written behind the first `before`[b] columns of past[B, N, P, D], as [B, N, length, D]."""
+    def element(b: Expr, n: Expr, j: Expr, e: Expr) -> Expr:
+        place = j - cast(before.at(b), "ix")
+        old = const(0, compute(t.dtype)) if past is None else guard(less(j, dim(past.shape[2])), past.at(b, n, j, e), const(0, compute(t.dtype)))
+        return guard(both(less_equal(dim(0), place), less(place, dim(t.shape[2]))), t.at(b, n, place, e), old)
+    return tensor_map((t.shape[0], t.shape[1], length, t.shape[3]), t.dtype, element)
+
+
+def head_norm(t: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:
+    if weight is None:
+        return t
+    v = t.wide()
+    return (v * rsqrt((v * v).mean([3], keepdims=True) + epsilon) * weight.wide()).cast(t.dtype)
+
+
+@microsoft("GroupQueryAttention")
+def group_query_attention(query: Tensor, key: Tensor | None, value: Tensor | None, past_key: Tensor | None, past_value: Tensor | None,
+                          seqlens_k: Tensor, total_sequence_length: Dims, cos_cache: Tensor | None = None, sin_cache: Tensor | None = None,
+                          position_ids: Tensor | None = None, attention_bias: Tensor | None = None, head_sink: Tensor | None = None,
+                          k_scale: Tensor | None = None, v_scale: Tensor | None = None, q_norm_weight: Tensor | None = None,
+                          k_norm_weight: Tensor | None = None, query_seqlens: Tensor | None = None, *, causal: int = 1, do_rotary: int = 0,
+                          k_norm_epsilon: float | None = None, k_quant_type: str = "NONE", kv_cache_bit_width: int = 0, kv_num_heads: int,
+                          local_window_size: int = -1, num_heads: int, q_norm_epsilon: float | None = None, qk_norm_epsilon: float = 1e-6,
+                          qk_output: int = 0, rotary_interleaved: int = 0, scale: float | None = None, sliding_window_cache: int = 0,
+                          smooth_softmax: int = -1, softcap: float = 0.0, v_quant_type: str = "NONE", outputs: int) -> tuple[Tensor, ...]:
+    """Entry b holds seqlens_k[b] + 1 columns after this step; where all of them are new it is a prompt, padded on the right."""
+    refuse("a quantised or windowed cache", k_quant_type != "NONE", v_quant_type != "NONE", sliding_window_cache, query_seqlens is not None)
+    total = total_sequence_length[0]
+    query, keys, values = grouped_parts(query, key, value, num_heads, kv_num_heads)
+    query = head_norm(query, q_norm_weight, q_norm_epsilon or qk_norm_epsilon)
+    keys = head_norm(keys, k_norm_weight, k_norm_epsilon or qk_norm_epsilon)
+    rows, filled = query.shape[2], seqlens_k.reshape(query.shape[0])
+    later = dim(1 - d.eq(total, rows))
+    before = tensor_map(filled.shape, "i64", lambda b: cast((cast(filled.at(b), "ix") + dim(1 - rows)) * later, "i64"))
+    if do_rotary and cos_cache is not None and sin_cache is not None:
+        places = position_ids if position_ids is not None else tensor_map((query.shape[0], rows), "i64", lambda b, s: before.at(b) + cast(s, "i64"))
+        cosines, sines = at_positions(cos_cache, places), at_positions(sin_cache, places)
+        query, keys = (rotated(t, cosines, sines, bool(rotary_interleaved), cos_cache.shape[1] * 2) for t in (query, keys))
+    length = total if past_key is None else d.dmax(past_key.shape[2], total)
+    present = appended(past_key, keys, before, length), appended(past_value, values, before, length)
+
+    def offset(b: Expr) -> Expr:
+        return cast(before.at(b), "ix")
+    rules: list[Rule] = [rows_before(offset)] if causal else [lambda b, i, j: less_equal(j, cast(filled.at(b), "ix"))]
+    rules += windowed(offset, local_window_size - 1 if local_window_size > 0 else -1, -1)
+    sink = head_sink if head_sink is not None else full([num_heads], 0, query.dtype) if smooth_softmax == 1 else None
+    held, kept = (t.slice(2, 0, total) for t in present)
+    made = attended(query, held, kept, scale or None, attention_bias, rules, softcap, sink=sink)
+    return (packed(made.y), *present, (made.weights if qk_output == 2 else made.masked).cast(query.dtype))[:outputs]
+
+
+def grouped_parts(query: Tensor, key: Tensor | None, value: Tensor | None, heads: int, kv_heads: int) -> list[Tensor]:
+    """Heads of separate tensors, or of [B, S, (heads + 2 kv_heads) * D]."""
+    if key is not None and value is not None:
+        return [unpacked(query, heads), unpacked(key, kv_heads), unpacked(value, kv_heads)]
+    every = unpacked(query, heads + 2 * kv_heads)
+    return [every.slice(1, 0, heads), every.slice(1, heads, kv_heads), every.slice(1, heads + kv_heads, kv_heads)]
+
+
+@microsoft("RotaryEmbedding")
+def rotary_embedding(x: Tensor, position_ids: Tensor, cos_cache: Tensor, sin_cache: Tensor, *, interleaved: int = 0, is_packed_batching: int = 0,
+                     num_heads: int = 0, rotary_embedding_dim: int = 0, scale: float = 1.0) -> Tensor:
+    """position_ids: [B, S], or [1] for the first of consecutive ones."""
+    heads = num_heads or (0 if x.rank == 4 else int(builder().ask(d.floordiv(x.shape[2], cos_cache.shape[1] * 2))))
+    t = unpacked(x, heads)
+    places = position_ids
+    if places.rank == 1:
+        places = tensor_map((1, t.shape[2]), "i64", lambda _, s: position_ids.at(0) + cast(s, "i64"))
+    y = rotated(t, at_positions(cos_cache, places), at_positions(sin_cache, places), bool(interleaved), rotary_embedding_dim or t.shape[3])
+    return packed(y) if x.rank == 3 else y
+
+
+def looked_up(table: Tensor, ids: Tensor) -> Tensor:
+    """table[W, D] at ids[..]"""
+    return tensor_map((*ids.shape, table.shape[1]), table.dtype, lambda *i: table.at(from_end(ids.at(*i[:-1]), table.shape[0]), i[-1]))
+
+
+@microsoft("EmbedLayerNormalization")
+def embed_layer_normalization(input_ids: Tensor, segment_ids: Tensor | None, word_embedding: Tensor, position_embedding: Tensor,
+                              segment_embedding: Tensor | None, gamma: Tensor, beta: Tensor, mask: Tensor | None = None,
+                              position_ids: Tensor | None = None, *, epsilon: float = 1e-12, mask_index_type: int = 0,
+                              outputs: int) -> tuple[Tensor, ...]:
+    """Also gives how many ones the mask has (0 without a mask), and the sum of the embeddings."""
+    total = looked_up(word_embedding, input_ids)
+    rows = position_embedding.slice(0, 0, input_ids.shape[1]) if position_ids is None else looked_up(position_embedding, position_ids)
+    total = total + rows
+    if segment_ids is not None and segment_embedding is not None:
+        total = total + looked_up(segment_embedding, segment_ids)
+    y = normalize.layer_normalization(total, gamma, beta, epsilon=epsilon)[0]
+    if mask is None:
+        ones = full([input_ids.shape[0]], 0, "i32")
+    else:
+        ones = tensor_map(mask.shape, "i32", lambda *i: select(equal(mask.at(*i), 1), const(1, "i32"), const(0, "i32"))).sum([1])
+    return (y, ones, total)[:outputs]
