@@ -212,3 +212,38 @@ def test_embed_layer_normalization() -> None:
     pairs = both("EmbedLayerNormalization", [ids, segments, *tables, mask], 3, [1, 6, 1])
     for ours, theirs in pairs:
         np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-5)
+
+
+def test_nhwc_convolution_and_pool() -> None:
+    x, w, b = floats(2, 5, 6, 4), floats(8, 2, 3, 3), floats(8)
+    last = run_node("NhwcConv", [x, w, b], group=2, pads=[1, 1, 1, 1])
+    first = run_node("FusedConv", [x.transpose(0, 3, 1, 2), w, b], group=2, pads=[1, 1, 1, 1])
+    np.testing.assert_allclose(last, first.transpose(0, 2, 3, 1), rtol=1e-5, atol=1e-5)
+    same_codes("NhwcMaxPool", [codes(1, 6, 6, 4)], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+
+
+@pytest.mark.parametrize("last", [0, 1])
+def test_group_norm(last: int) -> None:
+    x, gamma, beta, skip, bias = floats(2, 4, 3, 3), floats(4), floats(4), floats(2, 4), floats(4)
+    v = x.reshape(2, 2, -1)
+    expected = ((v - v.mean(2, keepdims=True)) / np.sqrt(v.var(2, keepdims=True) + 1e-5)).reshape(x.shape) * gamma[:, None, None] + beta[:, None, None]
+    expected = expected / (1 + np.exp(-expected))
+    given = x.transpose(0, 2, 3, 1) if last else x
+    ours = run_node("GroupNorm", [given, gamma, beta], groups=2, activation=1, channels_last=last)
+    np.testing.assert_allclose(ours.transpose(0, 3, 1, 2) if last else ours, expected, rtol=1e-4, atol=1e-5)
+    less = given - (skip[:, None, None] if last else skip[:, :, None, None]) - (bias if last else bias[:, None, None])
+    added = run_node("SkipGroupNorm", [less, gamma, beta, skip, bias], groups=2, activation=1, channels_last=last)
+    np.testing.assert_allclose(added, ours, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "silu", "identity"])
+@pytest.mark.parametrize("normalised", [0, 1])
+def test_mixture_of_experts(activation: str, normalised: int) -> None:
+    inputs = [floats(2, 3, 8), floats(6, 4), floats(4, 16, 8), floats(4, 16), floats(4, 8, 16), floats(4, 8)]
+    close("MoE", inputs, tolerance=1e-3, k=2, activation_type=activation, normalize_routing_weights=normalised)
+
+
+def test_mixture_of_gated_experts() -> None:
+    inputs = [floats(2, 3, 8), floats(6, 4), floats(4, 32, 8), floats(4, 32), floats(4, 8, 16), floats(4, 8)]
+    close("MoE", inputs, tolerance=1e-3, k=2, activation_type="swiglu", swiglu_fusion=1, activation_alpha=1.702, activation_beta=1.0,
+          swiglu_limit=7.0, normalize_routing_weights=1)
