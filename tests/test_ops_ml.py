@@ -157,3 +157,26 @@ def test_category_mapper() -> None:
     assert numbers.tolist() == [[3, -7]]
     (texts,) = outputs("CategoryMapper", [np.array([4, 9])], cats_strings=["a", "b"], cats_int64s=[3, 4])
     assert texts.tolist() == ["b", "_Unused"]
+
+
+def test_feature_vectorizer_cuts_and_fills() -> None:
+    (y,) = outputs("FeatureVectorizer", [X, X], inputdimensions=[3, 6])
+    np.testing.assert_array_equal(y, np.concatenate([X[:, :3], X, np.zeros((6, 2), np.float32)], 1))
+
+
+def stump(leaves: list[float], of_class: int) -> dict[str, Any]:
+    """One tree: feature 0 at most 0, or more."""
+    return {"nodes_treeids": [0] * 3, "nodes_nodeids": [0, 1, 2], "nodes_featureids": [0] * 3, "nodes_values": [0.0] * 3,
+            "nodes_modes": ["BRANCH_LEQ", "LEAF", "LEAF"], "nodes_truenodeids": [1, 0, 0], "nodes_falsenodeids": [2, 0, 0],
+            "class_treeids": [0, 0], "class_nodeids": [1, 2], "class_ids": [of_class] * 2, "class_weights": leaves}
+
+
+@pytest.mark.parametrize(("leaves", "transform", "first"), [
+    ([-1.0, 2.0], "NONE", lambda s: -s), ([0.25, 0.75], "NONE", lambda s: 1 - s), ([-1.0, 2.0], "LOGISTIC", lambda s: 1 / (1 + np.exp(s))),
+    ([0.25, 0.75], "LOGISTIC", lambda s: 1 / (1 + np.exp(s)))])
+def test_two_classes_from_the_scores_of_one(leaves: list[float], transform: str, first: Any) -> None:
+    label, y = outputs("TreeEnsembleClassifier", [X], 2, classlabels_int64s=[3, 5], post_transform=transform, **stump(leaves, 0))
+    score = np.where(X[:, 0] <= 0, *leaves)
+    second = 1 / (1 + np.exp(-score)) if transform == "LOGISTIC" else score
+    np.testing.assert_allclose(y, np.stack([first(score), second], 1), rtol=1e-5)
+    assert label.tolist() == np.where(X[:, 0] <= 0, 3, 5).tolist()

@@ -8,7 +8,8 @@ import numpy as np
 from gpuonnx.errors import ModelError
 from gpuonnx.ir.build import Expr, Tensor, builder, cast, concat, const, constant, dim, tensor_map
 from gpuonnx.ir.dims import Dim
-from gpuonnx.ir.formula import absolute, equal, greater, isnan, select, sqrt
+from gpuonnx.ir.expr import guard
+from gpuonnx.ir.formula import absolute, equal, greater, isnan, less, select, sqrt
 from gpuonnx.ops.registry import op
 
 DOMAIN = "ai.onnx.ml"
@@ -61,14 +62,20 @@ def imputer(X: Tensor, *, imputed_value_floats: Floats = None, imputed_value_int
     return tensor_map(X.shape, X.dtype, element)
 
 
+def of_width(x: Tensor, width: int) -> Tensor:
+    """The columns cut, or filled with zeros, to `width`."""
+    have: Dim = x.shape[1]
+    if have == width:
+        return x
+    return tensor_map((x.shape[0], width), x.dtype, lambda n, k: guard(less(k, dim(have)), x.at(n, k), const(0.0)))
+
+
 @op("FeatureVectorizer", since=1, domain=DOMAIN)
 def feature_vectorizer(*X: Tensor, inputdimensions: Sequence[int] | None = None) -> Tensor:
     """The inputs' columns beside each other as float32; inputdimensions cuts or fills each to that many."""
     parts = [matrix(x).cast("f32") for x in X]
     for k, wanted in enumerate(inputdimensions or ()):
-        have: Dim = parts[k].shape[1]
-        if isinstance(have, int) and have > wanted:
-            parts[k] = parts[k].slice(1, 0, wanted)
+        parts[k] = of_width(parts[k], wanted)
     return concat(parts, 1)
 
 

@@ -184,29 +184,28 @@ def tree_ensemble_classifier(X: Tensor, *, base_values: Numbers = None, base_val
         total = with_base(scores(X, forest, count, "SUM"), base)
         label = labelled(total.fold("argmax", [1]), classlabels_int64s, classlabels_strings)
         return label, transformed(total, post_transform).cast("f32")
-    only = forest.targets[0]
+    only, positive = forest.targets[0], all(w >= 0 for w in forest.weights)
     forest.targets = [0] * len(forest.targets)
     score = scores(X, forest, 1, "SUM")
     if base:
         score = score + float(base[-1] if len(base) == 2 else base[0])
-    positive = all(w >= 0 for w in forest.weights)
     return binary(score, only, positive, post_transform, classlabels_int64s, classlabels_strings)
 
 
 def binary(score: Tensor, only: int, positive: bool, post_transform: str, ints: Sequence[int] | None,
            strings: Sequence[str] | None) -> tuple[Tensor, Tensor]:
-    """Label and both scores from the score of one class."""
+    """Label and both scores from the score of one class, the first or second that the leaves name; softmax leaves them (as in ONNX Runtime)."""
     limit = 0.5 if positive else 0.0
     chosen = tensor_map((score.shape[0],), "i64", lambda n: select(greater(score.at(n, _zero()), limit), _i64(1), _i64(0)))
     label = labelled(chosen, ints, strings)
+    if only == 1:
+        return label, transformed(concat([score * 0.0, score], 1), post_transform).cast("f32")
     if post_transform == "PROBIT":
         p = probit(score)
         return label, concat([1.0 - p, p], 1).cast("f32")
-    if positive:
-        return label, concat([1.0 - score, score], 1).cast("f32")
     if post_transform == "LOGISTIC":
         return label, concat([sigmoid(-score), sigmoid(score)], 1).cast("f32")
-    return label, transformed(concat([-score, score], 1), post_transform).cast("f32")
+    return label, concat([1.0 - score if positive else -score, score], 1).cast("f32")
 
 
 def _zero() -> Any:
