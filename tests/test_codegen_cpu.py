@@ -37,7 +37,7 @@ def run(node, arrays, binding=None, symbolic=False, reverse=False):
     binding = binding or {}
     assert cpu.supports(node) is None
     from gpuonnx.ir.sizes import evaluate as sizes
-    outs = [np.full(tuple(map(int, sizes(v.dims, binding))), 0 if kind(v.dtype) == "b" else 1).astype(numpy_dtype(v.dtype)) for v in node.outputs]
+    outs = [np.full(tuple(map(int, sizes(v.dims, binding))), 0 if kind(v.dtype) == "b" else 3).astype(numpy_dtype(v.dtype)) for v in node.outputs]
     if isinstance(node, g.Scatter):
         outs = [np.array(arrays[0])]
         arrays = [outs[0], *arrays[1:]]

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from gpuonnx.codegen.nest import Form, Walk, arrange, as_nest, roots
+from gpuonnx.codegen.nest_keep import keep
 from gpuonnx.ir import graph as g
 from gpuonnx.ir import types
 from gpuonnx.ir.affine import affine
@@ -44,7 +45,10 @@ def build(node: g.Node, inputs: tuple[Layout, ...], outputs: tuple[Layout, ...])
         return Build((_prefix(node, inputs, outputs),))
     if isinstance(node, g.Scatter):
         return _scatter(node, inputs, outputs)
-    return Build((_step(*arrange(as_nest(node), inputs, outputs)),))
+    nest, output = keep(as_nest(node))
+    if output < 0:
+        return Build((_step(*arrange(nest, inputs, outputs)),))
+    return Build((_step(*arrange(nest, (*inputs, outputs[output]), outputs, own=(len(inputs), output))),))
 
 
 def _step(form: Form, args: tuple[Arg, ...], tasks: Dim) -> Step:
@@ -74,10 +78,10 @@ def _scatter(node: g.Scatter, inputs: tuple[Layout, ...], outputs: tuple[Layout,
             apart |= {a for a, factor in form.terms.items() if isinstance(factor, int) and factor != 0}
     over = frozenset(range(len(node.ranges))) - apart
     out = node.outputs[0]
-    own, expr = -1, node.expr
+    own, expr = (-1, 0), node.expr
     if node.combine is not None:
-        own = len(node.inputs)
-        expr = apply(node.combine, load(own, out.dtype, node.index), cast(node.expr, types.compute(out.dtype)))
+        own = len(node.inputs), 0
+        expr = apply(node.combine, load(own[0], out.dtype, node.index), cast(node.expr, types.compute(out.dtype)))
     nest = g.Nest((*node.inputs, out), node.outputs, ranges=node.ranges, over=over, stages=((g.Store(0, node.index, expr),),))
     update = _step(*arrange(nest, (*inputs, outputs[0]), outputs, sequence=True, lane_over=False, own=own))
     return Build((update,))

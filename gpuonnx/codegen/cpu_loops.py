@@ -147,11 +147,17 @@ class Loops(Values):
             return
         for s, stage in enumerate(self.form.stages):
             folds = [(p, a) for p, a in enumerate(stage) if isinstance(a, g.Fold)]
+            stores = {(s, p): a for p, a in enumerate(stage) if isinstance(a, g.Store)}
+            beside = {key: a for key, a in stores.items() if folds and self._beside(key, a)}
             if folds:
-                self.fold(s, folds)
-            for p, a in enumerate(stage):
-                if isinstance(a, g.Store):
-                    self.store((s, p), a)
+                self.fold(s, folds, beside)
+            for key, a in stores.items():
+                if key not in beside:
+                    self.store(key, a)
+
+    def _beside(self, key: tuple[int, int], action: Any) -> bool:
+        """Whether a store can run in the loops of its stage's folds."""
+        return self.form.inside[key] == self.form.over and all(r[0] != key[0] for r in self.needs(action.expr)[1])
 
     # folds
     def variable(self, value: Any) -> Any:
@@ -169,7 +175,7 @@ class Loops(Values):
             return accumulator, self.variable(b.const(0, kind))
         return accumulator, None
 
-    def fold(self, stage: int, folds: Sequence[tuple[int, Any]]) -> None:
+    def fold(self, stage: int, folds: Sequence[tuple[int, Any]], beside: dict[tuple[int, int], Any]) -> None:
         form = self.form
         across, copies = form.lane in form.over, self.unroll if form.lane in form.over else len(self.places)
         count = self.full if form.lane >= 0 else 1
@@ -181,6 +187,8 @@ class Loops(Values):
                     for place, (accumulator, companion) in zip(self.places, copy, strict=False):
                         self.here = place
                         self._combine(action, accumulator, companion, count)
+                for key, action in beside.items():
+                    self.each(lambda _, key=key, action=action: self._put(key, action))  # type: ignore[misc]
             self.inner(form.over, [a.expr for _, a in folds], body)
             for (p, action), copy in zip(folds, held, strict=True):
                 if across:
@@ -305,16 +313,19 @@ class Loops(Values):
 
     # stores
     def store(self, key: tuple[int, int], action: Any) -> None:
-        access, over = self.form.stores[key], self.form.inside[key]
+        over = self.form.inside[key]
 
-        def one(_: int) -> None:
-            count = self.full if self.here.lane is not None else 1
-            self.write(key, access, self.wide(action.expr, count))
+        def body() -> None:
+            self.each(lambda _: self._put(key, action))
         if over:
-            self.inner(over, [action.expr], lambda: self.each(one))
+            self.inner(over, [action.expr], body)
         else:
             with self.entered([action.expr]):
-                self.each(one)
+                body()
+
+    def _put(self, key: tuple[int, int], action: Any) -> None:
+        count = self.full if self.here.lane is not None else 1
+        self.write(key, self.form.stores[key], self.wide(action.expr, count))
 
     def write(self, key: Any, access: Access, value: Any) -> None:
         from gpuonnx.kernels.cpu.lanes import SIZES

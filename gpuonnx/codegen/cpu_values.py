@@ -11,6 +11,7 @@ from gpuonnx.ir.expr import Expr, postorder
 from gpuonnx.kernels.contract import CTX_CODE, CTX_LIMIT, CTX_VALUE, ERROR_INDEX
 
 LEAVES = ("const", "index", "word")
+WRITTEN = -2
 
 
 @dataclass
@@ -131,7 +132,7 @@ class Values:
         return 1 if self.same(e) else self.full
 
     def needs(self, e: Expr) -> tuple[frozenset[int], frozenset[Any]]:
-        """The axes and fold results that a value is made from."""
+        """The axes and fold results that a value is made from; WRITTEN where the nest itself writes what is read: no hoisting."""
         if e not in self._needs:
             axes: set[int] = set()
             results: set[Any] = set()
@@ -141,7 +142,7 @@ class Values:
                 results.add(e.value)
             elif e.op == "access":
                 access = self.form.accesses[e.value]
-                axes |= set(range(len(self.form.sizes))) if access.volatile else {a for a, s in enumerate(access.strides) if s != 0}
+                axes |= {a for a, s in enumerate(access.strides) if s != 0} | ({WRITTEN} if access.volatile else set())
             for arg in e.args:
                 more = self.needs(arg)
                 axes |= more[0]

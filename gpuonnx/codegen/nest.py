@@ -342,9 +342,9 @@ def _store(output: int, expr: Expr, indices: list[Expr]) -> g.Store:
 
 
 def arrange(nest: g.Nest, inputs: Sequence[Layout], outputs: Sequence[Layout], sequence: bool = False, lane_over: bool = True,
-            own: int = -1, keep_ones: bool = False) -> tuple[Form, tuple[Arg, ...], Dim]:
-    """(Form, argument words, tasks). `own`: the number of an input that is outputs[0] itself."""
-    refs = [Ref("out", 0) if k == own else Ref("in", k) for k in range(len(inputs))]
-    arrangement = Arrangement(nest, inputs, outputs, refs, sequence, lane_over, own, keep_ones)
+            own: tuple[int, int] = (-1, 0), keep_ones: bool = False) -> tuple[Form, tuple[Arg, ...], Dim]:
+    """(Form, argument words, tasks). `own`: the number of an input that is an output itself, and of which."""
+    refs = [Ref("out", own[1]) if k == own[0] else Ref("in", k) for k in range(len(inputs))]
+    arrangement = Arrangement(nest, inputs, outputs, refs, sequence, lane_over, own[0], keep_ones)
     form, tasks = arrangement.form()
     return form, tuple(arrangement.words.args), tasks

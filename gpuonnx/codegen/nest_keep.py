@@ -1,0 +1,61 @@
+"""Expensive values that a fold and a later store both need are kept in the output's memory between the two (softmax's exp)."""
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gpuonnx.ir import graph as g
+from gpuonnx.ir.expr import Expr, load, postorder, rewrite
+from gpuonnx.ir.scalar import SCALARS
+from gpuonnx.ir.types import compute
+
+DEAR = 10
+
+
+def keep(nest: g.Nest) -> tuple[g.Nest, int]:
+    """(the nest, number of the output that it keeps a value in, or -1). The nest reads that output as its last input; no
+    input may lie in the same memory."""
+    for s, stage in enumerate(nest.stages):
+        for store in stage:
+            if isinstance(store, g.Store) and _whole(nest, store):
+                found = _shared(nest, s, store)
+                if found is not None:
+                    return _kept(nest, store, *found), store.output
+    return nest, -1
+
+
+def _whole(nest: g.Nest, store: g.Store) -> bool:
+    """One element of the output for each index of all ranges, in a type that rounds nothing."""
+    axes = [i.value for i in store.indices if i.op == "index"]
+    out = nest.outputs[store.output].dtype
+    return len(axes) == len(store.indices) and sorted(axes) == list(range(len(nest.ranges))) and compute(out) == out
+
+
+def _shared(nest: g.Nest, stage: int, store: g.Store) -> tuple[int, Expr] | None:
+    """(an earlier stage, the dearest value of one of its folds that the store needs too)."""
+    mine = set(postorder((store.expr,)))
+    best: tuple[int, int, Expr] | None = None
+    for s in range(stage):
+        for fold in nest.stages[s]:
+            if not isinstance(fold, g.Fold):
+                continue
+            for e in postorder((fold.expr,)):
+                dear = sum(SCALARS[x.op].cost for x in e.walk() if x.op in SCALARS)
+                if e in mine and e.dtype == nest.outputs[store.output].dtype and dear >= DEAR and (best is None or dear >= best[0]):
+                    best = dear, s, e
+    return None if best is None else best[1:]
+
+
+def _kept(nest: g.Nest, store: g.Store, stage: int, e: Expr) -> g.Nest:
+    out = nest.outputs[store.output]
+    again = load(len(nest.inputs), out.dtype, store.indices)
+
+    def change(root: Expr) -> Expr:
+        return rewrite((root,), lambda x: again if x is e else x)[0]
+    stages = []
+    for s, actions in enumerate(nest.stages):
+        if s == stage:
+            actions = (*actions, g.Store(store.output, store.indices, e))
+        elif s > stage:
+            actions = tuple(replace(a, expr=change(a.expr)) for a in actions)
+        stages.append(actions)
+    return g.Nest((*nest.inputs, out), nest.outputs, ranges=nest.ranges, over=nest.over, stages=tuple(stages), origins=nest.origins)
