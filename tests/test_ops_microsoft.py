@@ -216,7 +216,7 @@ def test_embed_layer_normalization() -> None:
 
 def test_nhwc_convolution_and_pool() -> None:
     x, w, b = floats(2, 5, 6, 4), floats(8, 2, 3, 3), floats(8)
-    last = run_node("NhwcConv", [x, w, b], group=2, pads=[1, 1, 1, 1])
+    last = run_node("NhwcConv", [x, w.transpose(0, 2, 3, 1), b], group=2, pads=[1, 1, 1, 1])
     first = run_node("FusedConv", [x.transpose(0, 3, 1, 2), w, b], group=2, pads=[1, 1, 1, 1])
     np.testing.assert_allclose(last, first.transpose(0, 2, 3, 1), rtol=1e-5, atol=1e-5)
     same_codes("NhwcMaxPool", [codes(1, 6, 6, 4)], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])

@@ -11,7 +11,7 @@ from gpuonnx.ops import conv as standard_conv
 from gpuonnx.ops import normalize, pool
 from gpuonnx.ops.activation import softmax
 from gpuonnx.ops.matmul import matrix_product, transposed
-from gpuonnx.ops.microsoft import activated, gelu_exact, microsoft
+from gpuonnx.ops.microsoft import gelu_exact, microsoft
 from gpuonnx.ops.microsoft_quantize import channels_behind, channels_first
 from gpuonnx.ops.window import Ints, Window, spatial
 
@@ -19,17 +19,9 @@ from gpuonnx.ops.window import Ints, Window, spatial
 @microsoft("NhwcConv")
 def nhwc_conv(x: Tensor, w: Tensor, b: Tensor | None = None, *, auto_pad: str = "NOTSET", dilations: Ints = None, group: int = 1,
               kernel_shape: Ints = None, pads: Ints = None, strides: Ints = None) -> Tensor:
-    """x[N, H, W, C] with weights as Conv has them."""
-    return channels_behind(standard_conv.conv(channels_first(x), w, b, auto_pad=auto_pad, dilations=dilations, group=group,
+    """x[N, H, W, C], w[O, kH, kW, C / group]"""
+    return channels_behind(standard_conv.conv(channels_first(x), channels_first(w), b, auto_pad=auto_pad, dilations=dilations, group=group,
                                               kernel_shape=kernel_shape, pads=pads, strides=strides))
-
-
-@microsoft("NhwcFusedConv")
-def nhwc_fused_conv(x: Tensor, w: Tensor, b: Tensor | None = None, z: Tensor | None = None, *, activation: str = "",
-                    activation_params: list[float] | None = None, auto_pad: str = "NOTSET", dilations: Ints = None, group: int = 1,
-                    kernel_shape: Ints = None, pads: Ints = None, strides: Ints = None) -> Tensor:
-    y = nhwc_conv(x, w, b, auto_pad=auto_pad, dilations=dilations, group=group, kernel_shape=kernel_shape, pads=pads, strides=strides)
-    return activated(y if z is None else y + z, activation, activation_params)
 
 
 @microsoft("NhwcMaxPool")
