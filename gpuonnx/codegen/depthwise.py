@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuonnx.codegen import plain
+from gpuonnx.codegen import cpu
 from gpuonnx.ir import graph as g
 from gpuonnx.ir.dims import Dim, floordiv
 from gpuonnx.ir.expr import Expr, cast, const, dim, folded, index, load, substitute
@@ -40,7 +40,7 @@ def build(call: Spec) -> Build:
     nest = g.Nest(tuple(values), (result,), ranges=ranges, over=frozenset(range(2 + rank, 2 + 2 * rank)),
                   stages=((g.Fold("sum", product),), (g.Store(0, axes, stored),)))
     layout, packed = _weights(w, call.constants.get(1))
-    made = plain.build(nest, (x, layout, *epilogue.operands), (out,))
+    made = cpu.build(nest, (x, layout, *epilogue.operands), (out,))
 
     def placed(arg: Any) -> Any:
         if not isinstance(arg, Ref) or arg.space != "in":

@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from gpuonnx.codegen import plain, products
+from gpuonnx.codegen import cpu, products
 from gpuonnx.kernels.contract import Build, Ref, Spec
 
 
@@ -13,7 +13,7 @@ def build(name: str, call: Spec) -> Build:
     given = [k for k, v in enumerate(call.inputs) if v is not None]
     inputs = [v for v in call.inputs if v is not None]
     operands = call.epilogue.operands if call.epilogue is not None else ()
-    made = plain.build(products.nest(name, call, False), (*inputs, *operands), call.outputs)
+    made = cpu.build(products.nest(name, call, False), (*inputs, *operands), call.outputs)
 
     def placed(arg: Any) -> Any:
         if not isinstance(arg, Ref) or arg.space != "in":
