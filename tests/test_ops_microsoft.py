@@ -4,12 +4,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 from onnx import helper
 from op_runner import node_model
 
 import gpuonnx
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="com.microsoft operators are compared with ONNX Runtime: pip install gpuonnx[bench]")
 
 RNG = np.random.default_rng(3)
 DOMAIN = "com.microsoft"

@@ -99,7 +99,7 @@ def interpolated(x: Tensor, at: tuple[Expr, ...], where: Sequence[Expr], support
 
 @op("GridSample", since=16)
 def grid_sample_16(X: Tensor, grid: Tensor, *, align_corners: int = 0, mode: str = "bilinear", padding_mode: str = "zeros") -> Tensor:
-    return grid_sample(X, grid, align_corners=align_corners, mode=mode, padding_mode=padding_mode)  # type: ignore[no-any-return]
+    return grid_sample(X, grid, align_corners=align_corners, mode=mode, padding_mode=padding_mode)
 
 
 @op("Col2Im", since=18)

@@ -8,9 +8,7 @@ from gpuonnx.errors import ModelError
 from gpuonnx.ir.build import Spec, Tensor, builder, host
 from gpuonnx.ir.dims import Dim
 from gpuonnx.ir.types import TYPES
-from gpuonnx.ops.conv import kernel_of
 from gpuonnx.ops.registry import op
-from gpuonnx.ops.window import Ints, Window, spatial
 
 ML = "ai.onnx.ml"
 WHY = "no kernel of its own yet: the onnx package's reference implementation runs it"
@@ -25,50 +23,6 @@ def by_reference(name: str, inputs: Sequence[Tensor | None], out: Spec | Sequenc
 
 def spec(dtype: str, *shape: Dim | None) -> Spec:
     return Spec(dtype, shape)  # type: ignore[arg-type]
-
-
-@op("NonMaxSuppression", since=10)
-def non_max_suppression(boxes: Tensor, scores: Tensor, max_output_boxes_per_class: Tensor | None = None, iou_threshold: Tensor | None = None,
-                        score_threshold: Tensor | None = None, *, center_point_box: int = 0) -> Tensor:
-    inputs = [boxes, scores, max_output_boxes_per_class, iou_threshold, score_threshold]
-    return by_reference("NonMaxSuppression", inputs, spec("i64", None, 3), 11, center_point_box=center_point_box)  # type: ignore[no-any-return]
-
-
-@op("Unique", since=11)
-def unique(X: Tensor, *, axis: int | None = None, sorted: int = 1) -> tuple[Tensor, ...]:
-    shape: list[Dim | None] = [None] if axis is None else [None if a == X.axis(axis) else s for a, s in enumerate(X.shape)]
-    specs = [spec(X.dtype, *shape), spec("i64", None), spec("i64", None), spec("i64", None)]
-    return by_reference("Unique", [X], specs, 11, axis=axis, sorted=sorted)  # type: ignore[no-any-return]
-
-
-@op("RoiAlign", since=16)
-def roi_align(X: Tensor, rois: Tensor, batch_indices: Tensor, *, coordinate_transformation_mode: str = "half_pixel", mode: str = "avg",
-              output_height: int = 1, output_width: int = 1, sampling_ratio: int = 0, spatial_scale: float = 1.0) -> Tensor:
-    out = spec(X.dtype, rois.shape[0], X.shape[1], output_height, output_width)
-    return by_reference("RoiAlign", [X, rois, batch_indices], out, 16, mode=mode,  # type: ignore[no-any-return]
-                        coordinate_transformation_mode=coordinate_transformation_mode, output_height=output_height, output_width=output_width,
-                        sampling_ratio=sampling_ratio, spatial_scale=spatial_scale)
-
-
-@op("RoiAlign", since=10)
-def roi_align_10(X: Tensor, rois: Tensor, batch_indices: Tensor, *, mode: str = "avg", output_height: int = 1, output_width: int = 1,
-                 sampling_ratio: int = 0, spatial_scale: float = 1.0) -> Tensor:
-    return roi_align(X, rois, batch_indices, coordinate_transformation_mode="output_half_pixel", mode=mode,  # type: ignore[no-any-return]
-                     output_height=output_height, output_width=output_width, sampling_ratio=sampling_ratio, spatial_scale=spatial_scale)
-
-
-@op("DeformConv", since=19)
-def deform_conv(X: Tensor, W: Tensor, offset: Tensor, B: Tensor | None = None, mask: Tensor | None = None, *, dilations: Ints = None, group: int = 1,
-                kernel_shape: Ints = None, offset_group: int = 1, pads: Ints = None, strides: Ints = None) -> Tensor:
-    window = Window.of(spatial(X), kernel_of(W, kernel_shape), "NOTSET", dilations, pads, strides)
-    return by_reference("DeformConv", [X, W, offset, B, mask], spec(X.dtype, X.shape[0], W.shape[0], *window.out), 19,  # type: ignore[no-any-return]
-                        dilations=list(window.dilations), group=group, kernel_shape=list(window.kernel), offset_group=offset_group,
-                        pads=list(window.pads), strides=list(window.strides))
-
-
-@op("Det", since=11)
-def det(X: Tensor) -> Tensor:
-    return by_reference("Det", [X], spec(X.dtype, *X.shape[:-2]), 11)  # type: ignore[no-any-return]
 
 
 @op("ImageDecoder", since=20)
@@ -103,7 +57,7 @@ def label_encoder(X: Tensor, *, default_float: float = -0.0, default_int64: int 
 def label_encoder_2(X: Tensor, *, default_float: float = -0.0, default_int64: int = -1, default_string: str = "_Unused", keys_floats: Any = None,
                     keys_int64s: Any = None, keys_strings: Any = None, values_floats: Any = None, values_int64s: Any = None,
                     values_strings: Any = None) -> Tensor:
-    return label_encoder(X, default_float=default_float, default_int64=default_int64, default_string=default_string,  # type: ignore[no-any-return]
+    return label_encoder(X, default_float=default_float, default_int64=default_int64, default_string=default_string,
                          keys_floats=keys_floats, keys_int64s=keys_int64s, keys_strings=keys_strings, values_floats=values_floats,
                          values_int64s=values_int64s, values_strings=values_strings)
 
@@ -113,5 +67,5 @@ def label_encoder_1(X: Tensor, *, classes_strings: Sequence[str] | None = None, 
     """Strings to their positions, or positions to strings."""
     classes = list(classes_strings or ())
     if X.dtype == "str":
-        return label_encoder(X, keys_strings=classes, values_int64s=list(range(len(classes))), default_int64=default_int64)  # type: ignore[no-any-return]
-    return label_encoder(X, keys_int64s=list(range(len(classes))), values_strings=classes, default_string=default_string)  # type: ignore[no-any-return]
+        return label_encoder(X, keys_strings=classes, values_int64s=list(range(len(classes))), default_int64=default_int64)
+    return label_encoder(X, keys_int64s=list(range(len(classes))), values_strings=classes, default_string=default_string)

@@ -19,7 +19,7 @@ def evaluator(op: str, domain: str, version: int, present: tuple[bool, ...], out
     from onnx.reference import ReferenceEvaluator
     names = [f"x{k}" if there else "" for k, there in enumerate(present)]
     results = [f"y{k}" for k in range(outputs)]
-    given = {name: list(v) if isinstance(v, tuple) else v for name, v in attributes}
+    given: dict[str, Any] = {name: list(v) if isinstance(v, tuple) else v for name, v in attributes}
     node = helper.make_node(op, names, results, domain=domain, **given)
     graph = helper.make_graph([node], op, [ValueInfoProto(name=n) for n in names if n], [ValueInfoProto(name=n) for n in results])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid(domain, version)])

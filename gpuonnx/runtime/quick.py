@@ -26,7 +26,7 @@ class Quick:
     def __init__(self, variant: Variant, context: Context, frame: Frame, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         program = variant.loaded.program
         self.frame, self.inputs, self.outputs = frame, tuple(inputs), tuple(outputs)
-        self.words = memoryview(frame.words)
+        self.words: Any = memoryview(frame.words)  # type: ignore[arg-type]
         self.lock = threading.Lock()
         self.pool, self.native, self.stats = context.pool, context.executor.run_steps, context.stats
         self.last = len(program.sides[HOST].step_kernels)
