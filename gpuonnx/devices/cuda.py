@@ -45,7 +45,7 @@ class Cuda:
         with self._here():
             self.stream = self.cupy.cuda.Stream(non_blocking=True)
             self._context = self.empty(8 * CTX_WORDS)
-            self._context.pointer.memset(0, 8 * CTX_WORDS)
+            self._context.pointer.memset_async(0, 8 * CTX_WORDS, self.stream)
 
     def _here(self) -> Any:
         return self.cupy.cuda.Device(self.number)
@@ -118,7 +118,7 @@ class Cuda:
         record = np.zeros(CTX_WORDS, np.int64)
         self.copy_out(self._context, 0, record)
         if record[CTX_CODE]:
-            self._context.pointer.memset(0, 8 * CTX_WORDS)
+            self._context.pointer.memset_async(0, 8 * CTX_WORDS, self.stream)
             explain(record)
 
 
