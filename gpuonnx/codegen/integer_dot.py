@@ -1,6 +1,7 @@
 """Calls "gemm_integer" and "conv_integer" on machines with VNNI: a copy of A where k does not come in fours, then kernels.cpu.dot8.py."""
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -69,16 +70,14 @@ def _conv(call: Spec) -> Build | None:
     axes = [Axis(n, s * left.strides[2 + k], 0) for k, (n, s) in enumerate(zip(out.shape[2:], strides, strict=True))]
     axes.insert(0, Axis(x.shape[0], left.strides[0], 0))
     forms = conv.output_axes(len(x.shape), 1, w.shape[0])
-    array = call.constants[1]
+    array, live = call.constants[1], None
     if inner != channels:
         import numpy as np
+        live = np.tile(np.arange(inner) < channels, math.prod(kernel))
         fill = 128 if array.dtype == np.uint8 else 0
         array = np.pad(array, ((0, 0), (0, inner - channels), *((0, 0),) * rank), constant_values=fill)
-    count = channels
-    for k in kernel:
-        count *= k
     a = Ref(source.space, source.number, source.offset + corner)
-    return Product(call, conv.weight_matrix(array, 1), a, axes, taps, run, forms, count).build(steps, work)
+    return Product(call, conv.weight_matrix(array, 1), a, axes, taps, run, forms, channels * math.prod(kernel), live).build(steps, work)
 
 
 def _copy(x: Layout, order: tuple[int, ...], axis: int, pads: Any = ()) -> tuple[Ref, Layout, list[Step], list[Dim]]:

@@ -79,14 +79,27 @@ class Cpu:
         group = node.attrs["group"]
         if group > 1 and weights[1] == 1 and isinstance(weights[0], int) and weights[0] % group == 0:
             return replace(node, kernel="conv_depthwise")
-        return node
+        tile = self._tile(node, 1 in constants)
+        return replace(node, kernel="conv_winograd", attrs={**node.attrs, "tile": tile}) if tile else node
+
+    def _tile(self, node: Call, constant: bool) -> int:
+        """Winograd's tile for a convolution, or 0 where the direct kernel runs it."""
+        from gpuonnx.kernels.cpu import winograd
+        out, channels, *_ = node.inputs[1].dims
+        if self.winograd == "off" or not constant or not isinstance(channels, int) or not isinstance(out, int):
+            return 0
+        most = winograd.preferred_tile(channels, out)
+        tile = min(most, 2) if self.winograd == "f2" else most
+        chosen = replace(node, kernel="conv_winograd", attrs={**node.attrs, "tile": tile})
+        return 0 if winograd.supports(spec_of(chosen, *dense(chosen), {})) is not None else tile
 
     def wishes(self, node: Node) -> Wishes:
         if not isinstance(node, Call) or node.kernel not in CONVOLUTIONS:
             return Wishes()
         rank, pads = node.inputs[0].rank, tuple(node.attrs["pads"])
         order = (0, *range(2, rank), 1)
-        halo = ((0, 0), (0, 0), *zip(pads[:rank - 2], pads[rank - 2:], strict=True))
+        reach = node.attrs["tile"] - 1 if node.kernel == "conv_winograd" else 0
+        halo = ((0, 0), (0, 0), *((before, after + reach) for before, after in zip(pads[:rank - 2], pads[rank - 2:], strict=True)))
         fill = None
         if node.kernel == "conv_integer" and 2 not in node.attrs.get("absent", ()):
             fill = 2

@@ -102,12 +102,15 @@ class Product:
     """One integer product in the making: A's geometry is given, the corrections become the epilogue."""
 
     def __init__(self, call: Spec, matrix: np.ndarray, a: Ref, axes: Sequence[Axis], taps: Sequence[tuple[Dim, Dim]], run: Dim,
-                 forms: Sequence[Affine], depth: Dim, group_step: Dim = 0) -> None:
+                 forms: Sequence[Affine], depth: Dim, live: np.ndarray | None = None) -> None:
+        """`matrix` [1, K, N] 8 bits; `live` [K] says which k are more than filling (all, if None)."""
         layout = call.inputs[0]
         assert layout is not None
         self.call, self.a, self.axes, self.taps, self.run, self.forms, self.depth = call, a, tuple(axes), tuple(taps), run, list(forms), depth
         self.dot = Bytes(layout.dtype == "i8")
         self.matrix = padded_rows(matrix)
+        ones = np.ones(matrix.shape[1], np.int8) if live is None else live.astype(np.int8)
+        self.ones = np.pad(ones, (0, self.matrix.shape[1] - len(ones)))[None, :, None]
         self.packed = [Packed(("bytes",), lambda: panels(self.matrix)), Packed(("bytes columns",), lambda: columns(self.matrix))]
         self.work: list[Dim] = []
         self.columns = matrix.shape[2]
@@ -164,7 +167,7 @@ class Product:
         return load(len(operands), "i32", (channel,))
 
     def row_sums(self, steps: list[Step]) -> tuple[Ref, tuple[Dim, ...]]:
-        """A step that sums A along k for every row: a product with a column of ones."""
+        """A step that sums A along k for every row: a product with a column of ones, 0 where k is filling (a turned 0 is 128)."""
         out = self.call.outputs[0]
         conv = "kernel" in self.call.attrs
         lane = 1 if conv else len(out.shape) - 1
@@ -177,8 +180,7 @@ class Product:
         room = Ref("work", len(self.work))
         self.work.append(count * 4)
         ones = Ref("packed", len(self.packed))
-        depth = self.matrix.shape[1]
-        self.packed.append(Packed(("bytes ones", depth), lambda: panels(np.ones((1, depth, 1), np.int8))))
+        self.packed.append(Packed(("bytes ones", self.ones.tobytes()), lambda: panels(self.ones)))
         plan = analyse(Layout("i32", tuple(1 if a == lane else s for a, s in enumerate(out.shape)), tuple(strides)), None, "i32", self.forms)
         plan = replace(plan, operands=tuple(replace(o, ref=room) for o in plan.operands))
         steps.append(self.step(1, ones, plan))
