@@ -178,3 +178,9 @@ def test_a_new_size_compiles_nothing(module: Any, tile: int) -> None:
 
 def test_tiles_by_channels() -> None:
     assert [winograd.preferred_tile(*c) for c in ((3, 64), (64, 64), (256, 256), (512, 512))] == [0, 4, 4, 2]
+
+
+def test_tiles_by_size() -> None:
+    def best(channels: int, side: int) -> int:
+        return winograd.preferred_tile(channels, channels, lambda m: (-(-side // m)) ** 2)
+    assert [best(*c) for c in ((64, 56), (128, 28), (256, 14), (512, 7), (64, 1), (512, 2), (8, 56))] == [4, 4, 4, 2, 0, 0, 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib import import_module
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,11 @@ class Cpu:
         out, channels, *_ = node.inputs[1].dims
         if self.winograd == "off" or not constant or not isinstance(channels, int) or not isinstance(out, int):
             return 0
-        most = winograd.preferred_tile(channels, out)
+        batch, _, *image = node.outputs[0].dims
+        number = batch if isinstance(batch, int) else 1
+        sizes = [n for n in image if isinstance(n, int)]
+        known = len(sizes) == len(image)
+        most = winograd.preferred_tile(channels, out, (lambda m: number * prod(-(-n // m) for n in sizes)) if known else None)
         tile = min(most, 2) if self.winograd == "f2" else most
         chosen = replace(node, kernel="conv_winograd", attrs={**node.attrs, "tile": tile})
         return 0 if winograd.supports(spec_of(chosen, *dense(chosen), {})) is not None else tile

@@ -5,6 +5,7 @@ become m^2 outputs, which go through the epilogue. x lies channels-last, and its
 """
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -16,14 +17,24 @@ from gpuonnx.kernels.cpu.emit import analyse, identity, words
 from gpuonnx.kernels.cpu.gemm import Axis, Problem, ceildiv, contraction, epilogue_reason, pack_constant
 
 LINE = 64
+LEAST_CHANNELS = 32
 HEAVY_WEIGHTS = 10 << 20
+WEIGHT_READ = 10
+TRANSFORM = 16
+WORTH = 0.8
 
 
-def preferred_tile(in_channels: int, out_channels: int) -> int:
-    """m by which a layer with this many channels runs fastest, 0 where the direct kernel does."""
-    if min(in_channels, out_channels) < 32:
+def preferred_tile(in_channels: int, out_channels: int, tiles: Callable[[int], int] | None = None) -> int:
+    """m by which a layer with this many channels runs fastest, 0 where the direct kernel does; `tiles(m)` says how many tiles
+    of m x m outputs there are, where that is known."""
+    if min(in_channels, out_channels) < LEAST_CHANNELS:
         return 0
-    return 4 if 36 * 4 * in_channels * out_channels <= HEAVY_WEIGHTS else 2
+    if tiles is None:
+        return 4 if 36 * 4 * in_channels * out_channels <= HEAVY_WEIGHTS else 2
+    transforms = TRANSFORM * (1 / in_channels + 1 / out_channels)
+    cost = {m: (m + 2) ** 2 * (max(tiles(m), WEIGHT_READ) + transforms * tiles(m)) for m in (2, 4)}
+    best = min(cost, key=lambda m: cost[m])
+    return best if cost[best] < WORTH * 9 * max(tiles(1), WEIGHT_READ) else 0
 
 
 def reach(tile: int) -> int:
