@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from kernel_runner import Bound, seconds
 
-from gpuonnx.codegen import depthwise
+from gpuonnx.codegen import depthwise as depthwise_nest
 from gpuonnx.ir.dims import Space
 from gpuonnx.ir.expr import apply, index, load
 from gpuonnx.ir.types import numpy_dtype, of_numpy
 from gpuonnx.kernels.contract import Epilogue, Layout, Spec
-from gpuonnx.kernels.cpu import conv, winograd
+from gpuonnx.kernels.cpu import conv, depthwise, winograd
 
 RANDOM = np.random.default_rng(11)
 Window = dict[str, Any]
@@ -69,7 +69,7 @@ def run(module: Any, x: np.ndarray, w: np.ndarray, a: Window, constant: bool = T
     shape = reference(x[:1, :, ...], w, a).shape[1:]
     out = last((x.shape[0], *shape), (out_halo,) * 2 * rank, x.dtype, 77)
     call = Spec((layout(placed), layout(w)), (layout(out),), a, {1: w} if constant else {}, epilogue)
-    if module is not depthwise:
+    if module is not depthwise_nest:
         assert module.supports(call) is None
     Bound(module.build(call), [placed, w], [out], extras).run()
     if out_halo:
@@ -110,7 +110,9 @@ def test_direct_types(dtype: str, error: float) -> None:
 
 DEPTHWISE = [
     ((2, 32, 9, 11), 1, window((3, 3), pads=1)), ((1, 7, 12, 12), 1, window((5, 5), 2, pads=2)), ((1, 10, 9, 9), 3, window((3, 3), pads=1)),
-    ((1, 40, 20), 1, window((3,), 2, 2, (1, 2))), ((1, 6, 5, 6, 7), 2, window((2, 3, 3), pads=1)), ((0, 4, 5, 5), 1, window((3, 3)))]
+    ((1, 40, 20), 1, window((3,), 2, 2, (1, 2))), ((1, 6, 5, 6, 7), 2, window((2, 3, 3), pads=1)), ((0, 4, 5, 5), 1, window((3, 3))),
+    ((1, 130, 6, 19), 1, window((3, 3), pads=1)), ((1, 33, 8, 40), 1, window((1, 3), (1, 2), (1, 2), (0, 1, 0, 3))),
+    ((2, 5, 7, 7), 1, window((7, 7), pads=3))]
 
 
 @pytest.mark.parametrize("x, multiplier, a", DEPTHWISE)
@@ -118,8 +120,11 @@ def test_depthwise(x: tuple[int, ...], multiplier: int, a: Window) -> None:
     image, weights = random(x), random((x[1] * multiplier, 1, *a["kernel"]))
     a = a | {"group": x[1]}
     want = reference(image, weights, a)
-    close(run(depthwise, image, weights, a), want)
-    close(run(depthwise, image, weights, a, constant=False, out_halo=1), want)
+    close(run(depthwise_nest, image, weights, a), want)
+    close(run(depthwise_nest, image, weights, a, constant=False, out_halo=1), want)
+    if multiplier == 1 and image.size:
+        close(run(depthwise, image, weights, a, out_halo=1), want)
+        close(run(depthwise, image.astype(np.float64), weights.astype(np.float64), a), want)
 
 
 IMAGES = [((1, 32, 8, 8), 32, 1), ((2, 17, 7, 9), 35, 1), ((1, 3, 5, 4), 100, (0, 1, 2, 0)), ((1, 130, 14, 14), 16, 1), ((3, 256, 3, 3), 8, 0),
@@ -140,9 +145,9 @@ def four() -> tuple[Any, ...]:
     return tuple(index(k) for k in range(4))
 
 
-@pytest.mark.parametrize("module, tile", [(conv, 1), (winograd, 2), (winograd, 4), (depthwise, 1)])
+@pytest.mark.parametrize("module, tile", [(conv, 1), (winograd, 2), (winograd, 4), (depthwise, 1), (depthwise_nest, 1)])
 def test_epilogue(module: Any, tile: int) -> None:
-    deep = module is depthwise
+    deep = module in (depthwise, depthwise_nest)
     a = window((3, 3), pads=1, group=40 if deep else 1) | ({"tile": tile} if tile > 1 else {})
     image, weights, bias = random((2, 40, 7, 9)), random((40, 1 if deep else 40, 3, 3)), random((40,))
     more = last((2, 40, 7, 9), (1,) * 4, np.float32, 0)
@@ -174,6 +179,16 @@ def test_a_new_size_compiles_nothing(module: Any, tile: int) -> None:
         Bound(build, [x, weights], [out], binding_of={"n": batch, "h": high, "w": across}).run()
         close(out, reference(image, weights, a), 3e-5)
         assert number == 0 or len(seconds) == before
+
+
+@pytest.mark.parametrize("module, tile", [(conv, 1), (winograd, 2), (depthwise, 1)])
+def test_heavy_epilogue(module: Any, tile: int) -> None:
+    deep = module is depthwise
+    a = window((3, 3), pads=1, group=37 if deep else 1) | ({"tile": tile} if tile > 1 else {})
+    image, weights = random((1, 37, 6, 21)), random((37, 1 if deep else 37, 3, 3)) / 9
+    e = apply("tanh", load(0, "f32", four())) + apply("exp", load(0, "f32", four()) * 0.1)
+    want = reference(image, weights, a)
+    close(run(module, image, weights, a, epilogue=Epilogue(e)), np.tanh(want) + np.exp(0.1 * want), 3e-5)
 
 
 def test_tiles_by_channels() -> None:
