@@ -56,8 +56,6 @@ def _conv(call: Spec) -> Build | None:
     source, left, steps, work = Ref("in", 0), x, [], []  # type: ignore[var-annotated]
     inner = channels
     if not same(x.strides[1], 1) or not fours(channels):
-        if channels < 4:
-            return None
         source, left, steps, work = _copy(x, (0, *range(2, rank + 2), 1), 1, pads)
         inner = -(-channels // 4) * 4
     corner: Dim = 0
