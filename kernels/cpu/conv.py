@@ -15,7 +15,19 @@ from gpuonnx.ir.types import compute, numpy_dtype, size
 from gpuonnx.kernels.contract import Build, Layout, Packed, Ref, Spec, Step
 from gpuonnx.kernels.cpu import pack
 from gpuonnx.kernels.cpu.emit import Affine, analyse
-from gpuonnx.kernels.cpu.gemm import FLOATS, Axis, Problem, Workspace, ceildiv, contraction, epilogue_reason, pack_constant, product, same
+from gpuonnx.kernels.cpu.gemm import (
+    FLOATS,
+    Axis,
+    Problem,
+    Workspace,
+    ceildiv,
+    contraction,
+    epilogue_reason,
+    pack_constant,
+    product,
+    same,
+    vectors_for,
+)
 
 
 def supports(call: Spec) -> str | None:
@@ -76,18 +88,18 @@ def build(call: Spec) -> Build:
     axes += [Axis(n, s * left.strides[2 + k] * unit, 0) for k, (n, s) in enumerate(zip(out.shape[2:], strides, strict=True))]
     plan = analyse(out, call.epilogue, dtype, output_axes(len(x.shape), group, w.shape[0]))
     a = Ref(source.space, source.number, source.offset + corner * unit)
-    step = contraction(Problem(dtype, a, right, tuple(axes), each, tuple(taps), run, plan))
+    step = contraction(Problem(dtype, a, right, tuple(axes), each, tuple(taps), run, plan, vectors_for(each, dtype, 1 in call.constants)))
     return Build((*work.steps, step), tuple(work.bytes), packed)
 
 
 def weights(call: Spec, dtype: str, work: Workspace) -> tuple[Ref, Dim, tuple[Packed, ...]]:
     """Panels of the weights: where they are, bytes from group to group, and the constant if it is one."""
-    from gpuonnx.kernels.cpu.micro import panel_of
+    from gpuonnx.kernels.cpu.micro import lanes_of
     w, group = call.inputs[1], call.attrs["group"]
     assert w is not None
-    nr, unit = panel_of(dtype), size(dtype)
-    taps = product(w.shape[2:])
+    taps, unit = product(w.shape[2:]), size(dtype)
     depth, columns = taps * w.shape[1], floordiv(w.shape[0], group)
+    nr = vectors_for(columns, dtype, 1 in call.constants) * lanes_of(dtype)
     matrix = ceildiv(columns, nr) * depth * nr * unit
     if 1 in call.constants:
         array = call.constants[1]

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,8 @@ class Axis:
 class Problem:
     """A contraction over `axes` (the last one is the row axis), `columns` lanes for each, summed over taps and a run of k.
 
-    `a` and `b` are pointers; `taps` are (count, byte step of A); `plan` has one stride an axis and one for the lanes."""
+    `a` and `b` are pointers; `taps` are (count, byte step of A); `plan` has one stride an axis and one for the lanes;
+    panels of B have `vectors` vectors a line."""
 
     dtype: str
     a: Ref
@@ -45,6 +46,7 @@ class Problem:
     taps: tuple[tuple[Dim, Dim], ...]
     run: Dim
     plan: Plan
+    vectors: int = 2
 
 
 def same(a: Dim, b: Dim) -> bool:
@@ -69,9 +71,9 @@ def collapsed(p: Problem) -> Problem:
     axes = [Axis(n, p.axes[g[-1]].a, p.axes[g[-1]].b) for g, n in zip(groups, sizes, strict=True)]
     lane = len(p.axes)
     if axes and same(axes[-1].b, 0):
-        return Problem(p.dtype, p.a, p.b, tuple(axes), p.columns, p.taps, p.run, p.plan.merged([*groups, [lane]]))
+        return replace(p, axes=tuple(axes), plan=p.plan.merged([*groups, [lane]]))
     plan = p.plan.merged([*groups, [lane]]).with_row()
-    return Problem(p.dtype, p.a, p.b, (*axes, Axis(1, 0, 0)), p.columns, p.taps, p.run, plan)
+    return replace(p, axes=(*axes, Axis(1, 0, 0)), plan=plan)
 
 
 def product(factors: Sequence[Dim]) -> Dim:
@@ -104,10 +106,10 @@ def split(p: Problem, nr: int, mr: int, unit: int) -> dict[str, Dim]:
 
 def contraction(p: Problem, arithmetic: Any | None = None) -> Step:
     """The step that computes a Problem."""
-    from gpuonnx.kernels.cpu.micro import VECTORS, Contraction, Real, Renderer, target
+    from gpuonnx.kernels.cpu.micro import Contraction, Real, Renderer, target
     dot = arithmetic or Real(p.dtype)
     lanes = target().bytes // dot.unit
-    mr, nr = target().rows, VECTORS * lanes
+    mr, nr = target().rows, p.vectors * lanes
     p = collapsed(p)
     *batch, rows = p.axes
     numbers = split(p, nr, mr, dot.unit)
@@ -119,9 +121,15 @@ def contraction(p: Problem, arithmetic: Any | None = None) -> Step:
     for i, (count, step) in enumerate(p.taps):
         args |= {f"taps{i}": count, f"tap{i}": step}
     args |= words(p.plan)
-    form = Contraction(p.dtype, len(p.taps), len(batch), p.plan.form(), tuple(args), lanes, mr)
+    form = Contraction(p.dtype, len(p.taps), len(batch), p.plan.form(), tuple(args), lanes, mr, p.vectors)
     kernel = Kernel("contraction", (form, target(), dot.key), "llvm", lambda symbol: Renderer(form, dot, symbol).text())
     return Step(kernel, tuple(args.values()), tasks)
+
+
+def vectors_for(columns: Dim, dtype: str, constant: bool) -> int:
+    """Vectors of a panel's line: one where a constant B has no more columns than that."""
+    from gpuonnx.kernels.cpu.micro import VECTORS, lanes_of
+    return 1 if constant and isinstance(columns, int) and columns <= lanes_of(dtype) else VECTORS
 
 
 def broadcast(layout: Layout, shape: Sequence[Dim]) -> tuple[Dim, ...]:
@@ -213,11 +221,11 @@ def _aliasing(a: Layout, unit: int) -> bool:
 
 def right_operand(call: Spec, dtype: str, shape: Sequence[Dim], work: Workspace) -> tuple[Ref, tuple[Dim, ...], tuple[Packed, ...]]:
     """B in panels, and its byte strides along the batch axes."""
-    from gpuonnx.kernels.cpu.micro import panel_of
+    from gpuonnx.kernels.cpu.micro import lanes_of
     b = call.inputs[1]
     assert b is not None
-    nr, unit = panel_of(dtype), size(dtype)
     depth, columns = b.shape[-2:]
+    nr, unit = vectors_for(columns, dtype, 1 in call.constants) * lanes_of(dtype), size(dtype)
     matrix = ceildiv(columns, nr) * depth * nr * unit
     steps = dense_batch(b, matrix, shape)
     if 1 in call.constants:
@@ -237,5 +245,6 @@ def build(call: Spec) -> Build:
     right, b_steps, packed = right_operand(call, dtype, shape, work)
     axes = tuple(Axis(n, x, y) for n, x, y in zip((*shape, out.shape[-2]), a_steps, (*b_steps, 0), strict=True))
     plan = analyse(out, call.epilogue, dtype, identity(len(out.shape)))
-    step = contraction(Problem(dtype, left, right, axes, out.shape[-1], (), a.shape[-1], plan))
+    vectors = vectors_for(out.shape[-1], dtype, 1 in call.constants)
+    step = contraction(Problem(dtype, left, right, axes, out.shape[-1], (), a.shape[-1], plan, vectors))
     return Build((*work.steps, step), tuple(work.bytes), packed)

@@ -192,7 +192,8 @@ class Real:
 
 @dataclass(frozen=True)
 class Contraction:
-    """What is compiled in: arithmetic (a Real's type, or an integer scheme), loops of taps, batch axes, epilogue, word names."""
+    """What is compiled in: arithmetic (a Real's type, or an integer scheme), loops of taps, batch axes, epilogue, word names,
+    the tile: lanes of a vector, rows, vectors of a row."""
 
     dtype: str
     taps: int
@@ -201,6 +202,7 @@ class Contraction:
     names: tuple[str, ...]
     lanes: int
     rows: int
+    vectors: int
 
 
 FRAME, TILE = "frame", "tile"
@@ -212,8 +214,8 @@ class Renderer:
     def __init__(self, form: Contraction, arithmetic: Any, symbol: str) -> None:
         self.form, self.dot, self.symbol = form, arithmetic, symbol
         self.module = ir.Module(symbol)
-        self.width = form.lanes
-        self.row_bytes = VECTORS * self.width * arithmetic.unit
+        self.width, self.vectors = form.lanes, form.vectors
+        self.row_bytes = self.vectors * self.width * arithmetic.unit
 
     def text(self) -> str:
         self.finish = self.render_finish()
@@ -228,33 +230,33 @@ class Renderer:
         b, function, (frame, buffer, rows, first, column) = internal(
             self.module, "finish", self.width, self.form.names, [PTR, PTR, I64, I64, I64])
         left = b.sub(b.word("columns"), column)
-        whole = b.icmp_signed(">=", left, I64(VECTORS * self.width))
+        whole = b.icmp_signed(">=", left, I64(self.vectors * self.width))
         with b.if_else(whole) as (full, part):
             with full:
                 self.finish_rows(b, frame, buffer, rows, first, column, None)
             with part:
-                masks = [b.lanes_below(left, j * self.width) for j in range(VECTORS)]
+                masks = [b.lanes_below(left, j * self.width) for j in range(self.vectors)]
                 self.finish_rows(b, frame, buffer, rows, first, column, masks)
         b.ret_void()
         return function
 
     def finish_rows(self, b: Code, frame: Any, buffer: Any, rows: Any, first: Any, column: Any, masks: Sequence[Any] | None) -> None:
-        emitter = Emitter(b, self.form.epilogue, frame, column, VECTORS, masks)
+        emitter = Emitter(b, self.form.epilogue, frame, column, self.vectors, masks)
         emitter.prepare()
         kind = self.dot.zero(b).type
         vector = self.width * self.dot.unit
         with b.counted(rows) as i:
-            line = b.shifted(buffer, b.mul(i, I64(VECTORS * vector)))
+            line = b.shifted(buffer, b.mul(i, I64(self.vectors * vector)))
             known = dict(emitter.known)
-            emitter.row(b.add(first, i), 1, [b.load(b.shifted(line, j * vector), typ=kind, align=vector) for j in range(VECTORS)])
+            emitter.row(b.add(first, i), 1, [b.load(b.shifted(line, j * vector), typ=kind, align=vector) for j in range(self.vectors)])
             emitter.known = known
 
     def render_tile(self, m: int) -> Any:
         """void tile(args, frame, a, b, first row, first column): m rows of one panel."""
         b, function, (frame, a, panel, first, column) = internal(
             self.module, f"{TILE}{m}", self.width, self.form.names, [PTR, PTR, PTR, I64, I64])
-        chains = max(1, 8 // (m * VECTORS))
-        cells = m * VECTORS
+        chains = max(1, 8 // (m * self.vectors))
+        cells = m * self.vectors
         step = b.word("a.row")
         steps = [b.mul(step, I64(i)) for i in range(ROW_GROUP + 1)]
         values = [panel, *[self.dot.zero(b)] * (cells * chains)]
@@ -262,7 +264,7 @@ class Renderer:
         while len(sums) > cells:
             half = len(sums) // 2
             sums = [self.dot.join(b, x, y) for x, y in zip(sums[:half], sums[half:], strict=True)]
-        self.close_tile(b, m, [sums[i * VECTORS:(i + 1) * VECTORS] for i in range(m)], frame, first, column)
+        self.close_tile(b, m, [sums[i * self.vectors:(i + 1) * self.vectors] for i in range(m)], frame, first, column)
         b.ret_void()
         return function
 
@@ -275,7 +277,7 @@ class Renderer:
 
     def run(self, b: Code, a: Any, steps: list[Any], m: int, values: list[Any]) -> list[Any]:
         """All k of one tap, UNROLL at a time and then one by one; values: the panel's address, then chains of accumulators."""
-        length, panel, cells, unroll = b.word("run"), values[0], m * VECTORS, self.unroll(m)
+        length, panel, cells, unroll = b.word("run"), values[0], m * self.vectors, self.unroll(m)
         whole = b.and_(length, I64(-unroll))
 
         def some(k: Any, sums: list[Any], count: int) -> list[Any]:
@@ -307,21 +309,21 @@ class Renderer:
     def step(self, b: Code, rows: list[Any], panel: Any, u: int, sums: list[Any]) -> list[Any]:
         """One k: every row's scalar times the panel's vectors."""
         vector = self.width * self.dot.unit
-        columns = [self.dot.panel(b, b.shifted(panel, u * self.row_bytes + j * vector)) for j in range(VECTORS)]
+        columns = [self.dot.panel(b, b.shifted(panel, u * self.row_bytes + j * vector)) for j in range(self.vectors)]
         out = []
         for i, row in enumerate(rows):
             value = b.splat(b.load(b.shifted(row, u * self.dot.unit), typ=self.dot.scalar, align=1))
-            out += [self.dot.dot(b, value, columns[j], sums[i * VECTORS + j]) for j in range(VECTORS)]
+            out += [self.dot.dot(b, value, columns[j], sums[i * self.vectors + j]) for j in range(self.vectors)]
         return out
 
     def close_tile(self, b: Code, m: int, totals: list[list[Any]], frame: Any, first: Any, column: Any) -> None:
         """The largest tile runs a light epilogue from registers; all else goes through a buffer to `finish`."""
         if m < self.form.rows or weight(self.form.epilogue) > INLINE:
             return self.through_buffer(b, m, totals, frame, first, column)
-        whole = b.icmp_signed(">=", b.sub(b.word("columns"), column), I64(VECTORS * self.width))
+        whole = b.icmp_signed(">=", b.sub(b.word("columns"), column), I64(self.vectors * self.width))
         with b.if_else(whole) as (full, part):
             with full:
-                emitter = Emitter(b, self.form.epilogue, frame, column, VECTORS, None)
+                emitter = Emitter(b, self.form.epilogue, frame, column, self.vectors, None)
                 for i, line in enumerate(totals):
                     emitter.row(b.add(first, I64(i)), i, line)
             with part:
@@ -329,10 +331,10 @@ class Renderer:
 
     def through_buffer(self, b: Code, m: int, totals: list[list[Any]], frame: Any, first: Any, column: Any) -> None:
         vector = self.width * self.dot.unit
-        buffer = b.array(totals[0][0].type, m * VECTORS, vector)
+        buffer = b.array(totals[0][0].type, m * self.vectors, vector)
         for i, line in enumerate(totals):
             for j, value in enumerate(line):
-                b.store(value, b.shifted(buffer, (i * VECTORS + j) * vector), align=vector)
+                b.store(value, b.shifted(buffer, (i * self.vectors + j) * vector), align=vector)
         b.call(self.finish, [b.args, frame, buffer, I64(m), first, column])
 
     def render_entry(self) -> None:
@@ -347,7 +349,7 @@ class Renderer:
         with b.loop(p0, p1, 1) as p, b.loop(b0, b1, 1) as n:
             self.place(b, n)
             where = b.address(b.add(b.load(self.bases["b"], typ=I64), b.mul(p, b.word("b.panel"))))
-            self.rows(b, m0, m1, where, b.mul(p, I64(VECTORS * self.width)))
+            self.rows(b, m0, m1, where, b.mul(p, I64(self.vectors * self.width)))
         b.ret_void()
 
     def span(self, b: Code, number: Any, extent: str, each: str) -> tuple[Any, Any]:
