@@ -95,6 +95,7 @@ def integer_convolution(x: Tensor, w: Tensor, x_zero: Tensor | None, w_zero: Ten
     """(x - x_zero) * (w - w_zero) in int32; padding counts as x_zero."""
     w = agreed(x, w, window, group)
     if x.dtype in BYTES and w.dtype in BYTES and window.rank <= MOST_SPATIAL:
+        x_zero, w_zero = one_or_many(x_zero, 1), one_or_many(w_zero, w.shape[0])
         out = Spec("i32", (x.shape[0], w.shape[0], *window.out))
         return call("conv_integer", x, w, x_zero, w_zero, out=out, **attributes(window, group))  # type: ignore[no-any-return]
     return summed_windows(x, w, window, group, "i32", (x_zero, w_zero))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from gpuonnx.errors import ShapeError
 from gpuonnx.ir.build import Spec, Tensor, builder, call, tensor_reduce
 from gpuonnx.ir.build import cast as cast_expr
-from gpuonnx.ir.dims import Dim
+from gpuonnx.ir.dims import Dim, eq
 from gpuonnx.ir.expr import Expr
 from gpuonnx.ir.types import compute
 from gpuonnx.ops.registry import op
@@ -105,7 +105,7 @@ def integer_product(a: Tensor, b: Tensor, a_zero: Tensor | None = None, b_zero: 
     simple = all(z is None or z.rank <= 1 for z in (a_zero, b_zero)) and a.dtype in BYTES and b.dtype in BYTES
     if simple:
         builder().meet(a.shape[-1], b.shape[-2])
-        zeros = [one_or_many(z) for z in (a_zero, b_zero)]
+        zeros = [one_or_many(a_zero, a.shape[-2]), one_or_many(b_zero, b.shape[-1])]
         return call("gemm_integer", a, b, *zeros, out=Spec("i32", (*batch_of(a, b), a.shape[-2], b.shape[-1])))  # type: ignore[no-any-return]
     left, right = a.cast("i32"), b.cast("i32")
     if a_zero is not None:
@@ -115,9 +115,15 @@ def integer_product(a: Tensor, b: Tensor, a_zero: Tensor | None = None, b_zero: 
     return summed_product(left, right)
 
 
-def one_or_many(zero: Tensor | None) -> Tensor | None:
-    """A vector of one element is a scalar."""
-    return zero.reshape() if zero is not None and zero.rank == 1 and zero.shape[0] == 1 else zero
+def one_or_many(zero: Tensor | None, count: Dim | None = None) -> Tensor | None:
+    """A scalar, or one value for each of `count` (not checked if None); a vector of one element is a scalar."""
+    if zero is None or zero.rank != 1:
+        return zero
+    if builder().ask(eq(zero.shape[0], 1)):
+        return zero.reshape()
+    if count is not None:
+        builder().meet(zero.shape[0], count)
+    return zero
 
 
 @op("MatMulInteger", since=10)
