@@ -198,4 +198,4 @@ def test_tiles_by_channels() -> None:
 def test_tiles_by_size() -> None:
     def best(channels: int, side: int) -> int:
         return winograd.preferred_tile(channels, channels, lambda m: (-(-side // m)) ** 2)
-    assert [best(*c) for c in ((64, 56), (128, 28), (256, 14), (512, 7), (64, 1), (512, 2), (8, 56))] == [4, 4, 4, 2, 0, 0, 0]
+    assert [best(*c) for c in ((64, 56), (128, 28), (256, 14), (512, 7), (64, 1), (512, 2), (8, 56), (64, 2000))] == [4, 4, 4, 2, 0, 0, 0, 0]

@@ -22,11 +22,12 @@ HEAVY_WEIGHTS = 10 << 20
 WEIGHT_READ = 10
 TRANSFORM = 16
 WORTH = 0.8
+MOST_WORK = 1 << 28
 
 
 def preferred_tile(in_channels: int, out_channels: int, tiles: Callable[[int], int] | None = None) -> int:
     """m by which a layer with this many channels runs fastest, 0 where the direct kernel does; `tiles(m)` says how many tiles
-    of m x m outputs there are, where that is known."""
+    of m x m outputs there are, where that is known. No layer gets more than MOST_WORK bytes of working memory."""
     if min(in_channels, out_channels) < LEAST_CHANNELS:
         return 0
     if tiles is None:
@@ -34,6 +35,8 @@ def preferred_tile(in_channels: int, out_channels: int, tiles: Callable[[int], i
     transforms = TRANSFORM * (1 / in_channels + 1 / out_channels)
     cost = {m: (m + 2) ** 2 * (max(tiles(m), WEIGHT_READ) + transforms * tiles(m)) for m in (2, 4)}
     best = min(cost, key=lambda m: cost[m])
+    if (best + 2) ** 2 * tiles(best) * 4 * (in_channels + out_channels) > MOST_WORK:
+        return 0
     return best if cost[best] < WORTH * 9 * max(tiles(1), WEIGHT_READ) else 0
 
 
