@@ -1,4 +1,4 @@
-"""Products and convolutions of 8-bit integers on the CPU: exact, with zero points, by vpdpbusd and by plain nests."""
+"""Products and convolutions of 8-bit integers on the CPU: exact, with zero points, by vpdpbusd, by pairs and by plain nests."""
 from __future__ import annotations
 
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 from kernel_runner import Bound, seconds
 from test_cpu_conv import last, layout, reference, window
 
-from gpuonnx.codegen import integer, integer_dot
+from gpuonnx.codegen import integer, integer_dot, integer_pairs
 from gpuonnx.ir.dims import Space
 from gpuonnx.ir.expr import Expr, apply, cast, index, load
 from gpuonnx.ir.types import numpy_dtype
@@ -16,7 +16,8 @@ from gpuonnx.kernels.contract import Build, Epilogue, Layout, Spec
 from gpuonnx.kernels.cpu import dot8
 
 RANDOM = np.random.default_rng(5)
-PATHS = [pytest.param(True, id="dot", marks=pytest.mark.skipif(not dot8.available(), reason="no vpdpbusd")), pytest.param(False, id="nest")]
+PATHS = [pytest.param(integer_dot, id="dot", marks=pytest.mark.skipif(not dot8.available(), reason="no vpdpbusd")),
+         pytest.param(integer_pairs, id="pairs"), pytest.param(integer, id="nest")]
 PAIRS = [("u8", "i8"), ("u8", "u8"), ("i8", "i8"), ("i8", "u8")]
 
 
@@ -26,16 +27,16 @@ def random(shape: tuple[int, ...], dtype: str, extreme: bool = False) -> np.ndar
     return values.astype(info.dtype)
 
 
-def made(name: str, call: Spec, dot: bool) -> Build:
-    build = integer_dot.build(name, call) if dot else integer.build(name, call)
-    return build or integer.build(name, call)
+def made(name: str, call: Spec, way: Any) -> Build:
+    build: Build = way.build(name, call) or integer.build(name, call)
+    return build
 
 
-def run(name: str, dot: bool, arrays: list[Any], out: np.ndarray, attrs: dict[str, Any] | None = None, epilogue: Epilogue | None = None,
+def run(name: str, way: Any, arrays: list[Any], out: np.ndarray, attrs: dict[str, Any] | None = None, epilogue: Epilogue | None = None,
         extras: tuple[np.ndarray, ...] = (), constant: bool = True) -> np.ndarray:
     known = {k: a for k, a in enumerate(arrays) if k and a is not None} if constant else {}
     call = Spec(tuple(None if a is None else layout(a) for a in arrays), (layout(out),), attrs or {}, known, epilogue)
-    Bound(made(name, call, dot), arrays, [out], extras).run()
+    Bound(made(name, call, way), arrays, [out], extras).run()
     return out
 
 
@@ -47,58 +48,58 @@ def product(a: np.ndarray, b: np.ndarray, za: Any = None, zb: Any = None) -> np.
     return np.matmul(wide_a, wide_b if zb is None else wide_b - zb.astype(np.int64))
 
 
-@pytest.mark.parametrize("dot", PATHS)
+@pytest.mark.parametrize("way", PATHS)
 @pytest.mark.parametrize("left, right", PAIRS)
 @pytest.mark.parametrize("shape", [(1, 4, 1), (3, 64, 33), (30, 61, 40), (17, 130, 100), (5, 1, 7)])
 @pytest.mark.parametrize("zeros", ["none", "scalars", "columns"])
-def test_gemm(dot: bool, left: str, right: str, shape: tuple[int, int, int], zeros: str) -> None:
+def test_gemm(way: Any, left: str, right: str, shape: tuple[int, int, int], zeros: str) -> None:
     m, k, n = shape
     a, b = random((m, k), left), random((k, n), right)
     za = None if zeros == "none" else random((), left)
     zb = None if zeros == "none" else random((n,) if zeros == "columns" else (), right)
-    got = run("gemm_integer", dot, [a, b, za, zb], np.full((m, n), 9, np.int32))
+    got = run("gemm_integer", way, [a, b, za, zb], np.full((m, n), 9, np.int32))
     np.testing.assert_array_equal(got, product(a, b, za, zb))
 
 
-@pytest.mark.parametrize("dot", PATHS)
+@pytest.mark.parametrize("way", PATHS)
 @pytest.mark.parametrize("left, right", PAIRS)
-def test_gemm_at_the_ends_of_the_types(dot: bool, left: str, right: str) -> None:
+def test_gemm_at_the_ends_of_the_types(way: Any, left: str, right: str) -> None:
     a, b = random((9, 256), left, True), random((256, 40), right, True)
     a[0], b[:, 0] = a.max(), b.max()
     a[1], b[:, 1] = a.min(), b.min()
     za, zb = np.array(a.min()), np.array(b.max())
     for zeros in ((None, None), (za, zb), (za, None), (None, zb)):
-        got = run("gemm_integer", dot, [a, b, *zeros], np.zeros((9, 40), np.int32))
+        got = run("gemm_integer", way, [a, b, *zeros], np.zeros((9, 40), np.int32))
         np.testing.assert_array_equal(got, product(a, b, *zeros))
 
 
-@pytest.mark.parametrize("dot", PATHS)
-def test_gemm_batches_strides_rows(dot: bool) -> None:
+@pytest.mark.parametrize("way", PATHS)
+def test_gemm_batches_strides_rows(way: Any) -> None:
     base = random((2, 3, 40, 24), "u8")
     b, zb = random((24, 50), "i8"), random((50,), "i8")
     for a in (base, base[:, :, ::2], base.transpose(1, 0, 2, 3), np.ascontiguousarray(base.swapaxes(2, 3)).swapaxes(2, 3)):
         out = np.zeros((*a.shape[:-1], 50), np.int32)
         za = random((), "u8")
-        np.testing.assert_array_equal(run("gemm_integer", dot, [a, b, za, zb], out), product(a, b, za, zb))
+        np.testing.assert_array_equal(run("gemm_integer", way, [a, b, za, zb], out), product(a, b, za, zb))
     a, za = base[0, 0], random((40,), "u8")
-    np.testing.assert_array_equal(run("gemm_integer", dot, [a, b, za, zb], np.zeros((40, 50), np.int32)), product(a, b, za, zb))
+    np.testing.assert_array_equal(run("gemm_integer", way, [a, b, za, zb], np.zeros((40, 50), np.int32)), product(a, b, za, zb))
 
 
-@pytest.mark.parametrize("dot", PATHS)
-def test_gemm_of_operands_that_are_not_known(dot: bool) -> None:
+@pytest.mark.parametrize("way", PATHS)
+def test_gemm_of_operands_that_are_not_known(way: Any) -> None:
     a, b, za, zb = random((7, 30), "u8"), random((30, 20), "i8"), random((), "u8"), random((20,), "i8")
-    got = run("gemm_integer", dot, [a, b, za, zb], np.zeros((7, 20), np.int32), constant=False)
+    got = run("gemm_integer", way, [a, b, za, zb], np.zeros((7, 20), np.int32), constant=False)
     np.testing.assert_array_equal(got, product(a, b, za, zb))
 
 
-@pytest.mark.parametrize("dot", PATHS)
+@pytest.mark.parametrize("way", PATHS)
 @pytest.mark.parametrize("left, right", PAIRS)
-def test_dequantised_by_the_epilogue(dot: bool, left: str, right: str) -> None:
+def test_dequantised_by_the_epilogue(way: Any, left: str, right: str) -> None:
     a, b, za, zb = random((20, 48), left), random((48, 37), right), random((), left), random((37,), right)
     scale, more = RANDOM.random(37).astype(np.float32), RANDOM.random((20, 37)).astype(np.float32)
     e: Expr = cast(load(0, "i32", (index(0), index(1))), "f32") * load(1, "f32", (index(1),)) + load(2, "f32", (index(0), index(1)))
     e = apply("max", e, 0.0)
-    got = run("gemm_integer", dot, [a, b, za, zb], np.zeros((20, 37), np.float32), None,
+    got = run("gemm_integer", way, [a, b, za, zb], np.zeros((20, 37), np.float32), None,
               Epilogue(e, (layout(scale), layout(more))), (scale, more))
     want = np.maximum(product(a, b, za, zb).astype(np.float32) * scale + more, 0)
     np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-2)
@@ -112,11 +113,11 @@ CONVOLUTIONS = [
     ((1, 6, 8, 8), (6, 1, 3, 3), window((3, 3), pads=1, group=6))]
 
 
-@pytest.mark.parametrize("dot", PATHS)
+@pytest.mark.parametrize("way", PATHS)
 @pytest.mark.parametrize("left, right", PAIRS)
 @pytest.mark.parametrize("x, w, a", CONVOLUTIONS)
 @pytest.mark.parametrize("zeros", ["none", "scalars", "channels"])
-def test_conv(dot: bool, left: str, right: str, x: tuple[int, ...], w: tuple[int, ...], a: dict[str, Any], zeros: str) -> None:
+def test_conv(way: Any, left: str, right: str, x: tuple[int, ...], w: tuple[int, ...], a: dict[str, Any], zeros: str) -> None:
     image, weights = random(x, left), random(w, right)
     zx = None if zeros == "none" else random((), left)
     zw = None if zeros == "none" else random((w[0],) if zeros == "channels" else (), right)
@@ -129,7 +130,7 @@ def test_conv(dot: bool, left: str, right: str, x: tuple[int, ...], w: tuple[int
     room[...] = 0 if zx is None else int(zx)
     placed[...] = image
     out = last((x[0], w[0], *want.shape[2:]), (0,) * len(a["pads"]), np.int32, 9)
-    run("conv_integer", dot, [placed, weights, zx, zw], out, a)
+    run("conv_integer", way, [placed, weights, zx, zw], out, a)
     np.testing.assert_array_equal(out, want.astype(np.int64))
 
 

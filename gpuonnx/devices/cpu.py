@@ -112,7 +112,7 @@ class Cpu:
 
     def build(self, node: Node, inputs: tuple[Layout, ...], outputs: tuple[Layout, ...], constants: Mapping[int, np.ndarray]) -> Build:
         from gpuonnx.codegen import cpu as nests
-        from gpuonnx.codegen import depthwise, integer, integer_dot
+        from gpuonnx.codegen import depthwise, integer, integer_dot, integer_pairs
         if not isinstance(node, Call):
             return nests.build(node, inputs, outputs)
         spec = spec_of(node, inputs, outputs, constants)
@@ -120,7 +120,8 @@ class Cpu:
             from gpuonnx.kernels.cpu import depthwise as written_out
             return renumbered((written_out if written_out.supports(spec) is None else depthwise).build(spec), node)
         if node.kernel in INTEGER:
-            return renumbered(integer_dot.build(node.kernel, spec) or integer.build(node.kernel, spec), node)
+            ways = (integer_dot, integer_pairs, integer)
+            return renumbered(next(filter(None, (way.build(node.kernel, spec) for way in ways))), node)
         module = self._module(node.kernel)
         reason = module.supports(spec)
         if reason is not None:
