@@ -113,7 +113,8 @@ def test_the_requantising_epilogue_is_in_the_kernel(monkeypatch: pytest.MonkeyPa
 
 
 def test_no_instruction_no_change(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpuonnx.kernels.cpu.dot8.available", lambda: False)
+    for kind in ("dot8", "pairs"):
+        monkeypatch.setattr(f"gpuonnx.kernels.cpu.{kind}.available", lambda: False)
     inputs, make = CASES["one scale"]
     graph = built(inputs, make, {"N": 5})
     assert apply("recognise", graph) is graph

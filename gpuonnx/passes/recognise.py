@@ -35,8 +35,8 @@ class Quantised:
 
 def has_instruction() -> bool:
     """Whether products of bytes beat float ones here."""
-    from gpuonnx.kernels.cpu.dot8 import available
-    return available()
+    from gpuonnx.kernels.cpu import dot8, pairs
+    return dot8.available() or pairs.available()
 
 
 def run(graph: g.Graph, trace: Trace, fast: Callable[[], bool] = has_instruction) -> g.Graph:

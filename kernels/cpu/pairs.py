@@ -14,6 +14,12 @@ PAIR = 2
 INSTRUCTIONS = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
 
 
+def available() -> bool:
+    """Whether this machine has the instruction."""
+    from gpuonnx.kernels.cpu.micro import target
+    return target().name != "neon"
+
+
 class Pairs:
     """The arithmetic: one k is two int16 of A beside two int16 of B."""
 
@@ -30,8 +36,7 @@ class Pairs:
         return b.load(pointer, typ=b.vector(self.scalar), align=4)
 
     def dot(self, b: Any, a: Any, column: Any, total: Any) -> Any:
-        from gpuonnx.kernels.cpu.micro import target
-        return b.add(total, self.madd(b, a, column) if target().name != "neon" else self.spelled(b, a, column))
+        return b.add(total, self.madd(b, a, column) if available() else self.spelled(b, a, column))
 
     def madd(self, b: Any, a: Any, column: Any) -> Any:
         import llvmlite.ir as ir
