@@ -1,7 +1,9 @@
 """Convolutions: one kernel for all of them; bias, scales and activations are Maps around it."""
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from gpuonnx.errors import ModelError
@@ -105,26 +107,103 @@ def integer_convolution(x: Tensor, w: Tensor, x_zero: Tensor | None, w_zero: Ten
 def conv_transpose(x: Tensor, w: Tensor, b: Tensor | None = None, *, auto_pad: str = "NOTSET", dilations: Ints = None, group: int = 1,
                    kernel_shape: Ints = None, output_padding: Ints = None, output_shape: Ints = None, pads: Ints = None,
                    strides: Ints = None) -> Tensor:
-    """The gradient of Conv: x with zeros between its elements, convolved with the weights turned around."""
+    """The gradient of Conv. Where the stride is s, the outputs i with the same i % s are a convolution of x of their own: all of them
+    are one convolution with more channels, whose results are dealt out."""
     rank = x.rank - 2
     kernel = kernel_of(w, kernel_shape)
     step, gap = tuple(strides or (1,) * rank), tuple(dilations or (1,) * rank)
     extra = tuple(output_padding or (0,) * rank)
+    if not rank == len(step) == len(gap) == len(extra):
+        raise ModelError(f"{builder().origin}: kernel {list(kernel)}, strides {list(step)}, dilations {list(gap)} and output_padding "
+                         f"{list(extra)} do not fit {rank} spatial axes")
+    if min((*kernel, *step, *gap)) < 1:
+        raise ModelError(f"{builder().origin}: kernel {list(kernel)}, strides {list(step)} and dilations {list(gap)} must be positive")
     extents = [(k - 1) * g + 1 for k, g in zip(kernel, gap, strict=True)]
     lows, highs = transpose_pads(spatial(x), extents, step, extra, auto_pad, output_shape, pads)
-    spread = stretched(x, step, [e - 1 - p for e, p in zip(extents, lows, strict=True)],
-                       [e - 1 - p + o for e, p, o in zip(extents, highs, extra, strict=True)])
-    each, outs = d.floordiv(w.shape[0], group), w.shape[1]
-
-    def turned(*i: Expr) -> list[Expr]:
-        o, c, tap = i[0], i[1], i[2:]
-        flipped = [dim(k - 1) - t for k, t in zip(kernel, tap, strict=True)]
-        return [c, o, *flipped] if group == 1 else [o // dim(outs) * dim(each) + c, o % dim(outs), *flipped]
-    shape = (outs * group, each, *kernel)
-    weights = w.view(shape, turned) if group == 1 else tensor_map(shape, w.dtype, lambda *i: w.at(*turned(*i)))
-    window = Window.of(spatial(spread), kernel, "NOTSET", gap)
-    y = convolution(spread, weights, window, group)
+    sizes = [(n - 1) * s + e + o - low - high
+             for n, s, e, o, low, high in zip(spatial(x), step, extents, extra, lows, highs, strict=True)]
+    phases = Phases(kernel, step, gap)
+    window = Window.of(spatial(x), phases.taps, "NOTSET", phases.gaps, [*phases.reach, *phases.reach])
+    y = phases.dealt(convolution(x, phases.weights(w, group), window, group), w.shape[1], group, lows, sizes)
     return y if b is None else y + channelwise(b, x.rank)
+
+
+@dataclass(frozen=True)
+class Phases:
+    """A transposed convolution as an ordinary one, by axis: an axis of stride 1 keeps its taps, turned around; of stride s, phase r of s
+    has the taps t with t * dilation % s == r, as a dense kernel of ceil(extent / s)."""
+
+    kernel: tuple[int, ...]
+    step: tuple[int, ...]
+    gap: tuple[int, ...]
+
+    @property
+    def taps(self) -> list[int]:
+        return [k if s == 1 else ((k - 1) * g + s) // s for k, s, g in zip(self.kernel, self.step, self.gap, strict=True)]
+
+    @property
+    def gaps(self) -> list[int]:
+        return [g if s == 1 else 1 for s, g in zip(self.step, self.gap, strict=True)]
+
+    @property
+    def reach(self) -> list[int]:
+        return [(t - 1) * g for t, g in zip(self.taps, self.gaps, strict=True)]
+
+    def weights(self, w: Tensor, group: int) -> Tensor:
+        """w[C, O / group, taps...] -> [group, phase, O / group] rows by C / group channels by the taps of a phase."""
+        each, outs, count = d.floordiv(w.shape[0], group), w.shape[1], math.prod(self.step)
+
+        def element(*i: Expr) -> Expr:
+            o, c, taps = i[0], i[1], i[2:]
+            row = o // dim(outs)
+            channel, phase = (c, row) if group == 1 else (row // dim(count) * dim(each) + c, row % dim(count))
+            places, condition = [], const(True, "bool")
+            for last, tap, (k, s, g), r in zip(self.taps, taps, self.axes, self.split(phase), strict=True):
+                place = dim(last - 1) - tap
+                if s > 1:
+                    dense = place * dim(s) + r
+                    place = dense if g == 1 else dense // dim(g)
+                    if g > 1:
+                        condition = both(condition, equal(place * dim(g), dense))
+                    if last * s > (k - 1) * g + 1:
+                        condition = both(condition, less(dense, dim((k - 1) * g + 1)))
+                places.append(place)
+            return guard(condition, w.at(channel, o % dim(outs), *places), const(0, compute(w.dtype)))
+        return tensor_map((outs * group * count, each, *self.taps), w.dtype, element)
+
+    @property
+    def axes(self) -> list[tuple[int, int, int]]:
+        return list(zip(self.kernel, self.step, self.gap, strict=True))
+
+    def split(self, phase: Expr) -> list[Expr]:
+        """A phase's number on each axis."""
+        out: list[Expr] = []
+        for k, s in reversed(list(enumerate(self.step))):
+            out.insert(0, dim(0) if s == 1 else phase % dim(s) if any(n > 1 for n in self.step[:k]) else phase)
+            phase = phase if s == 1 else phase // dim(s)
+        return out
+
+    def dealt(self, y: Tensor, outs: Dim, group: int, lows: Sequence[Dim], sizes: Sequence[Dim]) -> Tensor:
+        """Output `i` of an axis is result (i + low) // s of phase (i + low) % s; 0 past the ends."""
+        count = math.prod(self.step)
+        whole = [q * s for q, s in zip(spatial(y), self.step, strict=True)]
+        if count == 1 and all(map(d.prove_equal, whole, sizes)) and all(isinstance(n, int) and n == 0 for n in lows):
+            return y
+
+        def element(*i: Expr) -> Expr:
+            o, places, condition = i[1], [], const(True, "bool")
+            phase = dim(0)
+            for at, s, low, size, full in zip(i[2:], self.step, lows, sizes, whole, strict=True):
+                moved = at + dim(low)
+                if not isinstance(low, int) or low < 0:
+                    condition = both(condition, less_equal(dim(0), moved))
+                if not d.at_most(low + size, full):
+                    condition = both(condition, less(moved, dim(full)))
+                places.append(moved if s == 1 else moved // dim(s))
+                phase = phase * dim(s) + (dim(0) if s == 1 else moved % dim(s))
+            channel = phase * dim(outs) + o if group == 1 else (o // dim(outs) * dim(count) + phase) * dim(outs) + o % dim(outs)
+            return guard(condition, y.at(i[0], channel, *places), const(0, compute(y.dtype)))
+        return tensor_map((y.shape[0], outs * group, *sizes), y.dtype, element)
 
 
 def transpose_pads(sizes: Sequence[Dim], extents: Sequence[int], strides: Sequence[int], extra: Sequence[int], auto_pad: str,
@@ -143,23 +222,3 @@ def transpose_pads(sizes: Sequence[Dim], extents: Sequence[int], strides: Sequen
         lows.append(half if upper else total - half)
         highs.append(total - half if upper else half)
     return lows, highs
-
-
-def stretched(x: Tensor, strides: Sequence[int], before: Sequence[Dim], after: Sequence[Dim]) -> Tensor:
-    """Zeros between the elements of spatial axes and around them; negative margins cut."""
-    if all(s == 1 for s in strides) and all(isinstance(m, int) and m == 0 for m in (*before, *after)):
-        return x
-    shape = [(s - 1) * t + 1 + b + a for s, t, b, a in zip(spatial(x), strides, before, after, strict=True)]
-
-    def element(*i: Expr) -> Expr:
-        condition: Expr = const(True, "bool")
-        places = []
-        for at, size, stride, margin in zip(i[2:], spatial(x), strides, before, strict=True):
-            moved = at - dim(margin)
-            place = moved if stride == 1 else moved // dim(stride)
-            condition = both(condition, both(less_equal(dim(0), moved), less(place, dim(size))))
-            if stride != 1:
-                condition = both(condition, equal(place * dim(stride), moved))
-            places.append(place)
-        return guard(condition, x.at(*i[:2], *places), const(0, compute(x.dtype)))
-    return tensor_map((*x.shape[:2], *shape), x.dtype, element)
