@@ -15,7 +15,7 @@ from gpuonnx.ir.expr import Expr, apply, cast, const, dim, guard, index, load
 from gpuonnx.kernels.contract import Arg, Build, Layout, Packed, Ref, Spec, Step
 from gpuonnx.kernels.cpu import conv
 from gpuonnx.kernels.cpu.emit import analyse, identity
-from gpuonnx.kernels.cpu.gemm import Axis, Problem, broadcast, ceildiv, contraction, dense_batch, product, same
+from gpuonnx.kernels.cpu.gemm import Axis, Problem, broadcast, ceildiv, contraction, dense_batch, product, same, vectors_for
 from gpuonnx.kernels.cpu.pairs import PAIR, Pairs, panels
 
 HALF, WORD = "i16", 4
@@ -81,14 +81,14 @@ def _filled(axis: int, depth: Dim) -> Expr | None:
 
 
 def _gemm(call: Spec) -> Build | None:
-    from gpuonnx.kernels.cpu.micro import VECTORS, lanes_of
+    from gpuonnx.kernels.cpu.micro import lanes_of
     a, b, out = call.inputs[0], call.inputs[1], call.outputs[0]
     assert a is not None and b is not None
     copies, depth, columns = Copies(call), a.shape[-1], b.shape[-1]
     if isinstance(columns, int) and columns < FEWEST_COLUMNS:
         return None
     known = _constant(call)
-    nr = lanes_of("i32") * (1 if isinstance(columns, int) and columns <= lanes_of("i32") else VECTORS)
+    nr = lanes_of("i32") * vectors_for(columns, lanes_of("i32"), known is not None)
     rank, line = len(a.shape), _line(depth)
     wide, strides = (*a.shape[:-1], even(depth)), Layout.dense(HALF, (*a.shape[:-1], line)).strides
     source = copies.run(0, (index(rank - 2),), wide, tuple(map(index, range(rank))), _filled(rank - 1, depth), product(a.shape[:-1]) * line, strides)
@@ -149,7 +149,7 @@ def _conv(call: Spec) -> Build | None:
     joined = 1 if group == 1 and dilations[-1] == 1 and same(left.strides[-1], inner) else 0
     run = (inner if group == 1 else channels) * (kernel[-1] if joined else 1) // PAIR
     taps = [(kernel[k], dilations[k] * left.strides[2 + k] * 2) for k in range(rank - joined)]
-    nr = lanes_of("i32") * (1 if each <= lanes_of("i32") else 2)
+    nr = lanes_of("i32") * vectors_for(each, lanes_of("i32"), True)
     depth = math.prod(kernel) * (inner if group == 1 else channels)
     axes = [Axis(x.shape[0], left.strides[0] * 2, 0)]
     if group > 1:

@@ -63,6 +63,7 @@ def weight_matrix(w: np.ndarray, group: int) -> np.ndarray:
 
 
 def build(call: Spec) -> Build:
+    from gpuonnx.kernels.cpu.micro import lanes_of
     x, w, out = call.inputs[0], call.inputs[1], call.outputs[0]
     assert x is not None and w is not None
     group, kernel, strides, dilations, pads = (call.attrs[k] for k in ("group", "kernel", "strides", "dilations", "pads"))
@@ -88,7 +89,7 @@ def build(call: Spec) -> Build:
     axes += [Axis(n, s * left.strides[2 + k] * unit, 0) for k, (n, s) in enumerate(zip(out.shape[2:], strides, strict=True))]
     plan = analyse(out, call.epilogue, dtype, output_axes(len(x.shape), group, w.shape[0]))
     a = Ref(source.space, source.number, source.offset + corner * unit)
-    step = contraction(Problem(dtype, a, right, tuple(axes), each, tuple(taps), run, plan, vectors_for(each, dtype, 1 in call.constants)))
+    step = contraction(Problem(dtype, a, right, tuple(axes), each, tuple(taps), run, plan, vectors_for(each, lanes_of(dtype), 1 in call.constants)))
     return Build((*work.steps, step), tuple(work.bytes), packed)
 
 
@@ -99,7 +100,7 @@ def weights(call: Spec, dtype: str, work: Workspace) -> tuple[Ref, Dim, tuple[Pa
     assert w is not None
     taps, unit = product(w.shape[2:]), size(dtype)
     depth, columns = taps * w.shape[1], floordiv(w.shape[0], group)
-    nr = vectors_for(columns, dtype, 1 in call.constants) * lanes_of(dtype)
+    nr = vectors_for(columns, lanes_of(dtype), 1 in call.constants) * lanes_of(dtype)
     matrix = ceildiv(columns, nr) * depth * nr * unit
     if 1 in call.constants:
         array = call.constants[1]

@@ -15,6 +15,7 @@ from gpuonnx.kernels.cpu.emit import NotAffine, Plan, analyse, check, identity, 
 
 FLOATS = ("f32", "f64", "f16", "bf16")
 LEAST_WORK = 1 << 18
+TILE_COST = {1: 1.3, 2: 1.0, 3: 0.98}
 
 
 def ceildiv(a: Dim, b: Dim) -> Dim:
@@ -109,7 +110,7 @@ def contraction(p: Problem, arithmetic: Any | None = None) -> Step:
     from gpuonnx.kernels.cpu.micro import Contraction, Real, Renderer, target
     dot = arithmetic or Real(p.dtype)
     lanes = target().bytes // dot.unit
-    mr, nr = target().rows, p.vectors * lanes
+    mr, nr = target().tile(p.vectors), p.vectors * lanes
     p = collapsed(p)
     *batch, rows = p.axes
     numbers = split(p, nr, mr, dot.unit)
@@ -126,10 +127,13 @@ def contraction(p: Problem, arithmetic: Any | None = None) -> Step:
     return Step(kernel, tuple(args.values()), tasks)
 
 
-def vectors_for(columns: Dim, dtype: str, constant: bool) -> int:
-    """Vectors of a panel's line: one where a constant B has no more columns than that."""
-    from gpuonnx.kernels.cpu.micro import VECTORS, lanes_of
-    return 1 if constant and isinstance(columns, int) and columns <= lanes_of(dtype) else VECTORS
+def vectors_for(columns: Dim, lanes: int, constant: bool) -> int:
+    """Vectors of a panel's line: where a constant B is packed once, as few columns of filling as there can be; two, if all are alike."""
+    from gpuonnx.kernels.cpu.micro import VECTORS
+    if not constant or not isinstance(columns, int):
+        return VECTORS
+    wide = {v: -(-columns // (v * lanes)) * v for v in (VECTORS, 3, 1)}
+    return min(wide, key=lambda v: wide[v] * TILE_COST[v])
 
 
 def broadcast(layout: Layout, shape: Sequence[Dim]) -> tuple[Dim, ...]:
@@ -225,7 +229,7 @@ def right_operand(call: Spec, dtype: str, shape: Sequence[Dim], work: Workspace)
     b = call.inputs[1]
     assert b is not None
     depth, columns = b.shape[-2:]
-    nr, unit = vectors_for(columns, dtype, 1 in call.constants) * lanes_of(dtype), size(dtype)
+    nr, unit = vectors_for(columns, lanes_of(dtype), 1 in call.constants) * lanes_of(dtype), size(dtype)
     matrix = ceildiv(columns, nr) * depth * nr * unit
     steps = dense_batch(b, matrix, shape)
     if 1 in call.constants:
@@ -237,6 +241,7 @@ def right_operand(call: Spec, dtype: str, shape: Sequence[Dim], work: Workspace)
 
 
 def build(call: Spec) -> Build:
+    from gpuonnx.kernels.cpu.micro import lanes_of
     a, out = call.inputs[0], call.outputs[0]
     assert a is not None
     dtype, shape = compute(a.dtype), out.shape[:-2]
@@ -245,6 +250,6 @@ def build(call: Spec) -> Build:
     right, b_steps, packed = right_operand(call, dtype, shape, work)
     axes = tuple(Axis(n, x, y) for n, x, y in zip((*shape, out.shape[-2]), a_steps, (*b_steps, 0), strict=True))
     plan = analyse(out, call.epilogue, dtype, identity(len(out.shape)))
-    vectors = vectors_for(out.shape[-1], dtype, 1 in call.constants)
+    vectors = vectors_for(out.shape[-1], lanes_of(dtype), 1 in call.constants)
     step = contraction(Problem(dtype, left, right, axes, out.shape[-1], (), a.shape[-1], plan, vectors))
     return Build((*work.steps, step), tuple(work.bytes), packed)

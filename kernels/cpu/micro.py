@@ -26,13 +26,18 @@ INLINE = 8
 
 @dataclass(frozen=True)
 class Target:
-    """What the host's vector unit offers: bytes a vector, accumulator rows of the largest tile, fused multiply-add, dot products of bytes."""
+    """What the host's vector unit offers: bytes a vector, accumulator rows of the largest tile by the vectors of a row, fused multiply-add,
+    dot products of bytes."""
 
     bytes: int
-    rows: int
+    rows: tuple[int, ...]
     fma: bool
     vnni: bool
     name: str
+
+    def tile(self, vectors: int) -> int:
+        """Rows of the largest tile of `vectors` vectors a row."""
+        return self.rows[vectors - 1]
 
 
 @cache
@@ -47,10 +52,10 @@ def target() -> Target:
     has = features()
     x86 = "sse2" in has
     if has.get("avx512f") and has.get("avx512bw") and has.get("avx512vl"):
-        return Target(64, 14, True, bool(has.get("avx512vnni")), "avx512")
+        return Target(64, (16, 14, 9), True, bool(has.get("avx512vnni")), "avx512")
     if has.get("avx2"):
-        return Target(32, 6, bool(has.get("fma")), False, "avx2")
-    return Target(16, 6 if x86 else 8, not x86, False, "sse" if x86 else "neon")
+        return Target(32, (12, 6, 4), bool(has.get("fma")), False, "avx2")
+    return Target(16, (12, 6, 4) if x86 else (16, 8, 6), not x86, False, "sse" if x86 else "neon")
 
 
 VECTORS = 2
