@@ -16,6 +16,7 @@ from gpuonnx.passes.rewrite import Edit, Trace, change_leaves, numbered
 
 LIMIT = 16 << 20
 SMALL = 4096
+MOST_UNIFORM = 1 << 28
 FEW = 32
 COMMON = 3
 
@@ -33,7 +34,7 @@ def weights(graph: g.Graph, trace: Trace) -> g.Graph:
 class Folding:
     def __init__(self, graph: g.Graph, trace: Trace, all_weights: bool) -> None:
         self.edit, self.trace, self.all_weights = Edit(graph, trace), trace, all_weights
-        self.common = common_scalars(graph)
+        self.common, self.users = common_scalars(graph), graph.users()
 
     def run(self) -> g.Graph:
         for old in self.edit.graph.nodes:
@@ -120,13 +121,26 @@ class Folding:
         read = sum(a.nbytes for a in arrays)
         count = int(np.prod([int(s) for s in shape], dtype=np.int64))
         if isinstance(node, g.Map) and not node.inputs and count > SMALL:
-            return None
+            return self.uniform(node, count)
         if count * 8 > max(LIMIT, 8 * read) or int(np.prod([int(r) for r in ranges], dtype=np.int64)) > 8 * max(LIMIT, read):
             return None
         if not self.all_weights and read > FEW and any(a.dtype.itemsize == 1 and a.dtype.kind != "b" for a in arrays) \
                 and isinstance(node, g.Map) and kind(node.out.dtype) == "f":
             return None
         return guarded(lambda: evaluate(node, arrays, {}))
+
+
+    def uniform(self, node: g.Map, count: int) -> tuple[np.ndarray, ...] | None:
+        """One value everywhere, as an operand of kernels, which pack it once: a constant that takes no memory."""
+        readers = self.users.get(node.out, [])
+        if not self.all_weights or count > MOST_UNIFORM or not readers or not all(isinstance(n, (g.Call, g.View)) for n in readers):
+            return None
+        if any(x.op == "index" for x in postorder((node.expr,))):
+            return None
+        from gpuonnx.ir.evaluate import evaluate
+        one = g.Map((), (g.Value(node.out.dtype, ()),), expr=node.expr)
+        made = guarded(lambda: evaluate(one, [], {}))
+        return None if made is None else (np.broadcast_to(made[0], tuple(cast(int, s) for s in node.out.dims)),)
 
 
 def guarded(compute_it: Callable[[], Any]) -> tuple[np.ndarray, ...] | None:
