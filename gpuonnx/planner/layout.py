@@ -134,20 +134,23 @@ def _physical(node: g.Node, k: int, value: g.Value, own: Wishes, wished: tuple[W
         return Physical(wished[0].order, wished[0].halo, wished[1])
     if k in own.outputs:
         return Physical(own.outputs[k].order, base.halo)
-    if isinstance(node, (g.Map, g.Nest, g.Assemble, g.Call)) and placement.side[node] == HOST and value.rank > 2:
+    if isinstance(node, (g.Map, g.Reduce, g.Nest, g.Assemble, g.Call)) and placement.side[node] == HOST and value.rank > 2:
         return Physical(_inherited(node, value, layouts), base.halo)
     return base
 
 
 def _inherited(node: g.Node, value: g.Value, layouts: Layouts) -> tuple[int, ...]:
-    """The order of the first input of the same shape that is not row-major."""
+    """The order of the input, not row-major, that has most sizes in common with `value`, the innermost among them: then reads and
+    writes run along the same axis."""
+    best, most = plain(value.rank).order, 0
     for source in node.inputs:
         known = layouts.physical.get(source)
-        if known is not None and source.shape is not None and len(source.shape) == value.rank and known.order != plain(value.rank).order:
-            same = sum(a is b or a == b for a, b in zip(source.dims, value.dims, strict=True))
-            if same >= value.rank - 1:
-                return known.order
-    return plain(value.rank).order
+        if known is None or source.shape is None or len(source.shape) != value.rank or known.order == plain(value.rank).order:
+            continue
+        alike = [a is b or a == b for a, b in zip(source.dims, value.dims, strict=True)]
+        if alike[known.order[-1]] and sum(alike) > most:
+            best, most = known.order, sum(alike)
+    return best
 
 
 def _parts(layouts: Layouts, placement: Placement, outputs: set[g.Value]) -> None:
