@@ -140,15 +140,15 @@ def _physical(node: g.Node, k: int, value: g.Value, own: Wishes, wished: tuple[W
 
 
 def _inherited(node: g.Node, value: g.Value, layouts: Layouts) -> tuple[int, ...]:
-    """The order of the input, not row-major, that has most sizes in common with `value`, the innermost among them: then reads and
-    writes run along the same axis."""
+    """The order of the input, not row-major, that has most sizes in common with `value`, the innermost among them (or joined): then
+    reads and writes run along the same axis."""
     best, most = plain(value.rank).order, 0
     for source in node.inputs:
         known = layouts.physical.get(source)
         if known is None or source.shape is None or len(source.shape) != value.rank or known.order == plain(value.rank).order:
             continue
         alike = [a is b or a == b for a, b in zip(source.dims, value.dims, strict=True)]
-        if alike[known.order[-1]] and sum(alike) > most:
+        if (alike[known.order[-1]] or isinstance(node, g.Assemble)) and sum(alike) > most:
             best, most = known.order, sum(alike)
     return best
 

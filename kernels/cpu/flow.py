@@ -62,6 +62,10 @@ class Flow(ir.IRBuilder):  # type: ignore[misc]
         """An atomic store, sequentially consistent."""
         self._insert(ir.instructions.StoreAtomicInstr(self.block, self.number(value), self.at(base, index), "seq_cst", 8))
 
+    def publish(self, value: Any, base: Any, index: Any) -> None:
+        """An atomic store with release order: what was written before is seen before."""
+        self._insert(ir.instructions.StoreAtomicInstr(self.block, self.number(value), self.at(base, index), "release", 8))
+
     def bump(self, base: Any, index: Any, by: int = 1, kind: Any = I64) -> Any:
         """Add atomically; the old value."""
         return self.atomic_rmw("add", self.at(base, index), kind(by), "seq_cst")

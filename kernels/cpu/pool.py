@@ -1,7 +1,9 @@
 """The thread pool: tasks are claimed one by one and completion is counted by tasks, so a worker that wakes late costs nothing.
 
-Workers spin for a while, then sleep on a futex. The caller takes part, and waits by spinning, then yielding. A caller that finds
-the pool busy runs its tasks itself. `claim` holds generation << 32 | next task; a claim succeeds only while its generation lasts.
+Every thread has a share of the tasks, always the same part, so that what it wrote in one step it finds in its cache in the next;
+who has done its share takes from the others'. A share's first word holds generation << 32 | next task, its second the end; a claim
+succeeds only while its generation lasts. Workers spin for a while, then sleep on a futex. The caller takes part, and waits by
+spinning, then yielding. A caller that finds the pool busy runs its tasks itself.
 """
 from __future__ import annotations
 
@@ -19,8 +21,9 @@ import numpy as np
 
 from gpuonnx.kernels.contract import CTX_CANCEL, CTX_CODE
 
-CLAIM, DONE, FUNCTION, CTX, ARGS, TASKS = 0, 8, 16, 17, 18, 19
-STOP, EPOCH, SLEEPERS, WORKERS, SPINS, BUSY, WORDS = 24, 32, 40, 48, 49, 56, 64
+THREADS, DONE, FUNCTION, CTX, ARGS = 0, 8, 16, 17, 18
+STOP, EPOCH, SLEEPERS, WORKERS, SPINS, BUSY, SHARES = 24, 32, 40, 48, 49, 56, 64
+CLAIM, END, SHARE_WORDS = 0, 1, 8
 CLOSED = (1 << 31) - 1
 SPIN_NS = 30_000
 NAMES = ("worker", "wake", "spin")
@@ -60,22 +63,51 @@ def _futex(b: Any, pool: Any, operation: int, value: Any) -> None:
         b.call(function, [I64(_FUTEX[platform.machine()]), b.at(pool, EPOCH), I64(operation), value, null, null, I64(0)])
 
 
+def _share(b: Any, pool: Any, number: Any) -> Any:
+    return b.at(pool, b.sum(b.product(number, SHARE_WORDS), SHARES))
+
+
 def _drain(module: Any) -> Any:
-    """Run tasks until none is left to claim; those after an error or a cancellation are only counted."""
-    from gpuonnx.kernels.cpu.flow import PTR, Flow
-    b = Flow.define(module, "drain", [PTR])
-    pool, = b.args
-    with b.loop() as after:
-        claim = b.peek(pool, CLAIM)
-        task = b.and_(claim, b.number(0xFFFFFFFF))
-        b.leave(after, b.compare(">=", task, b.peek(pool, TASKS)))
-        function, ctx, args = (b.peek(pool, word, PTR) for word in (FUNCTION, CTX, ARGS))
-        with b.when(b.swap_if(pool, CLAIM, claim, b.sum(claim, 1))):
-            with b.when(b.compare("==", b.or_(b.peek(ctx, CTX_CODE), b.peek(ctx, CTX_CANCEL)), 0)):
-                b.invoke(function, ctx, args, task)
-            b.bump(pool, DONE)
+    """drain(pool, thread): run tasks until none is left to claim, from its own share first; those after an error or a cancellation
+    are only counted."""
+    from gpuonnx.kernels.cpu.flow import I64, PTR, Flow
+    b = Flow.define(module, "drain", [PTR, I64])
+    pool, thread = b.args
+    threads, done = b.get(pool, THREADS), b.variable(I64, 0)
+    with b.count(0, threads) as turn:
+        number = b.sum(thread, turn)
+        share = _share(b, pool, b.select(b.compare(">=", number, threads), b.sub(number, threads), number))
+        with b.loop() as after:
+            claim = b.peek(share, CLAIM)
+            task = b.and_(claim, b.number(0xFFFFFFFF))
+            b.leave(after, b.compare(">=", task, b.peek(share, END)))
+            function, ctx, args = (b.peek(pool, word, PTR) for word in (FUNCTION, CTX, ARGS))
+            with b.when(b.swap_if(share, CLAIM, claim, b.sum(claim, 1))):
+                with b.when(b.compare("==", b.or_(b.peek(ctx, CTX_CODE), b.peek(ctx, CTX_CANCEL)), 0)):
+                    b.invoke(function, ctx, args, task)
+                done.set(b.sum(done.get(), 1))
+    with b.when(b.compare(">", done.get(), 0)):
+        b.atomic_rmw("add", b.at(pool, DONE), done.get(), "seq_cst")
     b.ret_void()
     return b.function
+
+
+def _open(b: Any, pool: Any, function: Any, ctx: Any, args: Any, tasks: Any) -> None:
+    """A new generation: all shares closed, what is to be done written, all shares opened."""
+    from gpuonnx.kernels.cpu.flow import I64
+    threads = b.get(pool, THREADS)
+    generation = b.shl(b.sum(b.lshr(b.peek(pool, SHARES + CLAIM), I64(32)), 1), I64(32))
+    with b.count(0, threads) as number:
+        b.publish(b.or_(generation, I64(CLOSED)), _share(b, pool, number), CLAIM)
+    b.publish(0, pool, DONE)
+    for value, word in ((function, FUNCTION), (ctx, CTX), (args, ARGS)):
+        b.publish(value, pool, word)
+    first = b.variable(I64, 0)
+    with b.count(0, threads) as number:
+        share, end = _share(b, pool, number), b.udiv(b.product(tasks, b.sum(number, 1)), threads)
+        b.publish(end, share, END)
+        b.publish(b.or_(generation, first.get()), share, CLAIM)
+        first.set(end)
 
 
 def _run(module: Any, functions: Mapping[str, Any]) -> Any:
@@ -93,14 +125,9 @@ def _run(module: Any, functions: Mapping[str, Any]) -> Any:
                 with b.when(b.compare("==", b.or_(b.peek(ctx, CTX_CODE), b.peek(ctx, CTX_CANCEL)), 0)):
                     b.invoke(function, ctx, args, task)
         with together:
-            opened = b.shl(b.sum(b.lshr(b.peek(pool, CLAIM), I64(32)), 1), I64(32))
-            b.poke(b.or_(opened, I64(CLOSED)), pool, CLAIM)
-            b.poke(0, pool, DONE)
-            for value, word in ((function, FUNCTION), (ctx, CTX), (args, ARGS), (tasks, TASKS)):
-                b.poke(value, pool, word)
-            b.poke(opened, pool, CLAIM)
+            _open(b, pool, function, ctx, args, tasks)
             b.call(functions["wake"], [pool, tasks])
-            b.call(functions["drain"], [pool])
+            b.call(functions["drain"], [pool, I64(0)])
             waited, limit = b.variable(I64, 0), b.get(pool, SPINS)
             with b.loop(lambda: b.compare("<", b.peek(pool, DONE), tasks)):
                 waited.set(b.sum(waited.get(), 1))
@@ -127,13 +154,13 @@ def _wake(module: Any) -> Any:
 
 
 def _worker(module: Any, functions: Mapping[str, Any]) -> Any:
-    """worker(pool): what a thread of the pool does until STOP is set."""
+    """worker(pool, thread): what a thread of the pool does until STOP is set."""
     from gpuonnx.kernels.cpu.flow import I32, I64, PTR, Flow
-    b = Flow.define(module, "worker", [PTR])
-    pool, = b.args
+    b = Flow.define(module, "worker", [PTR, I64])
+    pool, thread = b.args
     with b.loop(lambda: b.compare("==", b.peek(pool, STOP), 0)):
         epoch = b.peek(pool, EPOCH, I32)
-        b.call(functions["drain"], [pool])
+        b.call(functions["drain"], [pool, thread])
         spun = b.variable(I64)
         spun.set(0)
         with b.loop(lambda: b.icmp_signed("==", b.peek(pool, EPOCH, I32), epoch)) as after:
@@ -164,9 +191,11 @@ class Pool:
     def __init__(self, addresses: Mapping[str, int], threads: int) -> None:
         self.threads = threads if parallel() else 1
         self._worker, self._wake, self._spin = (ctypes.CFUNCTYPE(None, *kinds)(addresses[name]) for name, kinds in (
-            ("worker", (ctypes.c_void_p,)), ("wake", (ctypes.c_void_p, ctypes.c_int64)), ("spin", (ctypes.c_int64,))))
-        memory = np.zeros(WORDS + 8, np.int64)
-        self._words = memory[-memory.ctypes.data % 64 // 8:][:WORDS]
+            ("worker", (ctypes.c_void_p, ctypes.c_int64)), ("wake", (ctypes.c_void_p, ctypes.c_int64)), ("spin", (ctypes.c_int64,))))
+        words = SHARES + SHARE_WORDS * self.threads
+        memory = np.zeros(words + 8, np.int64)
+        self._words = memory[-memory.ctypes.data % 64 // 8:][:words]
+        self._words[THREADS] = self.threads
         self.address: int = self._words.ctypes.data
         self._lock = threading.Lock()
         self._workers: list[threading.Thread] = []
@@ -179,7 +208,7 @@ class Pool:
                 return
             self._words[SPINS] = self._spins()
             for number in range(self.threads - 1):
-                thread = threading.Thread(target=self._worker, args=(self.address,), name=f"gpuonnx-{number + 1}", daemon=True)
+                thread = threading.Thread(target=self._worker, args=(self.address, number + 1), name=f"gpuonnx-{number + 1}", daemon=True)
                 try:
                     thread.start()
                 except RuntimeError:
@@ -203,6 +232,7 @@ class Pool:
         self._lock = threading.Lock()
         self._workers = []
         self._words[:] = 0
+        self._words[THREADS] = self.threads
         self.started = self.threads < 2
 
     def _spins(self) -> int:
