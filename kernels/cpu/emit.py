@@ -211,6 +211,7 @@ class Emitter:
         self.column = column
         self.bases = [self._base(frame, k, a) for k, a in enumerate(form.accesses)]
         self.known: dict[tuple[Expr, int | None, int | None], Any] = {}
+        self.rows: dict[int, tuple[Any, int, Any]] = {}
         self.moves: dict[Expr, tuple[bool, bool]] = {}
         for e in form.expr.walk():
             own = self._leaf_moves(e)
@@ -247,8 +248,8 @@ class Emitter:
     def row(self, number: Any, tag: int, accumulators: Sequence[Any]) -> None:
         """Store one row; `tag` tells straight-line rows apart, `number` is the row as an i64."""
         for j, accumulator in enumerate(accumulators):
-            value = self._value(self.form.expr, At(number, tag, j, accumulator, None, self.known))
-            self._store(value, number, j)
+            at = At(number, tag, j, accumulator, None, self.known)
+            self._store(self._value(self.form.expr, at), at)
 
     def _value(self, e: Expr, at: At) -> Any:
         row, lane = self.moves[e]
@@ -272,7 +273,7 @@ class Emitter:
 
     def _leaf(self, e: Expr, at: At) -> Any:
         b, access = self.b, self.form.accesses[e.value]
-        here = self._here(e.value, access, at.number)
+        here = self._here(e.value, access, at)
         if e.op == "index":
             if access.lane == "0":
                 return b.splat(here)
@@ -285,9 +286,18 @@ class Emitter:
             return b.widen(b.read(self._unit(access, here, at.vector), access.stored, mask), access.stored)
         return b.widen(b.gather(*self._strided(e.value, here, at.vector), access.stored, mask), access.stored)
 
-    def _here(self, k: int, access: Access, number: Any) -> Any:
-        b = self.b
-        return self.bases[k] if access.row == "0" else b.add(self.bases[k], b.mul(number, b.word(f"at{k}.row")))
+    def _here(self, k: int, access: Access, at: At) -> Any:
+        """The address at a row: a stride further than at the one before, where that is straight-line code too."""
+        if access.row == "0":
+            return self.bases[k]
+        b, stride = self.b, self.b.word(f"at{k}.row")
+        block, tag, where = self.rows.get(k, (None, 0, None))
+        if block is not b.block or tag not in (at.tag, at.tag - 1):
+            where = b.add(self.bases[k], b.mul(at.number, stride))
+        elif tag == at.tag - 1:
+            where = b.add(where, stride)
+        self.rows[k] = b.block, at.tag, where
+        return where
 
     def _unit(self, access: Access, here: Any, vector: int) -> Any:
         return self.b.address(self.b.add(here, self.b.i64(vector * self.b.width * size(access.stored))))
@@ -299,14 +309,14 @@ class Emitter:
         offsets = b.mul(b.iota(), b.splat(b.sdiv(step, b.i64(size(access.stored)))))
         return b.address(b.add(here, b.mul(step, b.i64(vector * b.width)))), offsets
 
-    def _store(self, value: Any, number: Any, vector: int) -> None:
-        b, access, mask = self.b, self.form.accesses[0], self.masks[vector]
+    def _store(self, value: Any, at: At) -> None:
+        b, access, mask = self.b, self.form.accesses[0], self.masks[at.vector]
         value = b.narrow(value, access.stored)
-        here = self._here(0, access, number)
+        here = self._here(0, access, at)
         if access.lane == "1":
-            b.write(value, self._unit(access, here, vector), access.stored, mask)
+            b.write(value, self._unit(access, here, at.vector), access.stored, mask)
         else:
-            b.scatter(value, *self._strided(0, here, vector), access.stored, mask)
+            b.scatter(value, *self._strided(0, here, at.vector), access.stored, mask)
 
 
 def compute(b: Any, e: Expr, args: list[Any]) -> Any:

@@ -77,14 +77,18 @@ class Code(Lanes):
 
     def __init__(self, block: Any, width: int, args: Any, names: Sequence[str]) -> None:
         super().__init__(block, width, True, features())
-        self.args, self.places = args, {n: k for k, n in enumerate(names)}
+        self.args, self.places, self.read_words = args, {n: k for k, n in enumerate(names)}, dict[str, Any]()
         self.fused = target().fma
 
     def i64(self, number: int) -> Any:
         return I64(number)
 
     def word(self, name: str) -> Any:
-        return self.load(self.gep(self.args, [I64(self.places[name])], source_etype=I64), typ=I64)
+        """A word of `args`, read once, where the function begins."""
+        if name not in self.read_words:
+            with self.goto_entry_block():
+                self.read_words[name] = self.load(self.gep(self.args, [I64(self.places[name])], source_etype=I64), typ=I64)
+        return self.read_words[name]
 
     def address(self, number: Any) -> Any:
         return self.inttoptr(number, PTR)
