@@ -65,7 +65,7 @@ def pack(nodes: np.ndarray, thresholds: np.ndarray, roots: np.ndarray, targets: 
     starts = where[:len(roots)]
     end = np.flatnonzero(leaf | jump)
     mean = np.bincount(tree[end], level[end], len(roots)) / np.maximum(1, np.bincount(tree[end], minlength=len(roots)))
-    sure = np.where(depth <= EVEN * mean + 2, depth - 1, np.ceil(mean)).astype(np.int64)
+    sure = np.where(depth <= EVEN * mean + 2, depth - 1, np.ceil(mean / 2)).astype(np.int64)
     unsure = (sure < depth - 1) | jump.any()
     sizes = np.bincount(tree, minlength=len(roots)) * PAIR // 2
     chunks = cuts(sizes, CHUNK_BYTES)

@@ -18,7 +18,7 @@ from gpuonnx.kernels.contract import Arg, Build, Kernel, Packed, Ref, Spec, Step
 from gpuonnx.kernels.cpu.tree_layout import LANES, pack
 
 STRANDS = 64
-TASKS = 32
+TASKS = 16
 STEPS_A_TASK = 8192
 BUFFER_BYTES = 1 << 17
 MOST_ROWS = 256
