@@ -23,9 +23,11 @@ Tensor = tuple[str, tuple[int, ...], np.dtype, tuple[tuple[int, int], ...]]
 class Quick:
     """`run` gives None where the call is not like the one it was made for; then the usual way has to be taken."""
 
-    def __init__(self, variant: Variant, context: Context, frame: Frame, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+    def __init__(self, variant: Variant, context: Context, frame: Frame, inputs: Sequence[Tensor], outputs: Sequence[Tensor],
+                 views: Mapping[str, np.ndarray]) -> None:
+        """views: outputs that are parts of the arena, which every run copies."""
         program = variant.loaded.program
-        self.frame, self.inputs, self.outputs = frame, tuple(inputs), tuple(outputs)
+        self.frame, self.inputs, self.outputs, self.views = frame, tuple(inputs), tuple(outputs), dict(views)
         self.words: Any = memoryview(frame.words)  # type: ignore[arg-type]
         self.lock = threading.Lock()
         self.pool, self.native, self.stats = context.pool, context.executor.run_steps, context.stats
@@ -43,16 +45,18 @@ class Quick:
         frame = Frame(variant.loaded)
         frame.inputs = list(values)
         frame.bind(0, program.symbols, values)
-        if any(made is None for made in frame.outputs):
-            return None
         side = program.sides[HOST]
+        parts = {k: ref for k, ref in enumerate(program.outputs) if frame.outputs[k] is None}
+        if any(side.bases[ref.base][0] != "arena" or variant.loaded.twins[k] is not None for k, ref in parts.items()):
+            return None
         slots: dict[tuple[str, int], list[tuple[int, int]]] = {}
         for position, (base, register) in enumerate(zip(side.word_bases, side.word_registers, strict=True)):
             kind, number = side.bases[base]
             slots.setdefault((kind, number), []).append((position, int(frame.registers[register])))
         inputs = [(name, v.shape, v.dtype, tuple(slots.get(("input", k), ()))) for k, (name, v) in enumerate(zip(names, values, strict=True))]
         outputs = [(name, r.shape, r.dtype, tuple(slots.get(("output", k), ()))) for k, (name, r) in enumerate(results.items())]
-        return Quick(variant, context, frame, inputs, outputs)
+        views = {list(results)[k]: frame.array(ref) for k, ref in parts.items()}
+        return Quick(variant, context, frame, inputs, outputs, views)
 
     def run(self, given: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
         if len(given) != len(self.inputs) or not self.pool.started or not self.lock.acquire(False):
@@ -71,7 +75,11 @@ class Quick:
                 address = made.__array_interface__["data"][0]
                 for slot, offset in slots:
                     words[slot] = address + offset
-            return results if self._steps() else None
+            if not self._steps():
+                return None
+            for name, view in self.views.items():
+                results[name] = view.copy()
+            return results
         finally:
             self.lock.release()
 
