@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 1 << 20
 Tensor = tuple[str, tuple[int, ...], np.dtype, tuple[tuple[int, int], ...]]
+Read = tuple[str, tuple[int, ...], np.dtype, tuple[tuple[int, int], ...], tuple[tuple[int, Any], ...]]
 
 
 class Quick:
     """`run` gives None where the call is not like the one it was made for; then the usual way has to be taken."""
 
-    def __init__(self, variant: Variant, context: Context, frame: Frame, inputs: Sequence[Tensor], outputs: Sequence[Tensor],
+    def __init__(self, variant: Variant, context: Context, frame: Frame, inputs: Sequence[Read], outputs: Sequence[Tensor],
                  views: Mapping[str, np.ndarray]) -> None:
-        """views: outputs that are parts of the arena, which every run copies."""
+        """inputs: with the elements whose values sizes or the variant hang on. views: outputs that are parts of the arena, which every run
+        copies."""
         program = variant.loaded.program
         self.frame, self.inputs, self.outputs, self.views = frame, tuple(inputs), tuple(outputs), dict(views)
         self.words: Any = memoryview(frame.words)  # type: ignore[arg-type]
@@ -40,7 +42,9 @@ class Quick:
         plain = all(isinstance(s, Run) and s.side == HOST for s in program.segments) and len(program.segments) == 1
         if not plain or variant.rest is not None or context.accelerator is not None or program.objects or program.peak > MOST_BYTES:
             return None
-        if any(s.axis is None for s in program.symbols) or not all(type(v) is np.ndarray and v.flags.aligned for v in values):
+        read = {(s.input, s.element or 0) for s in program.symbols if s.axis is None}
+        read |= {(number, element) for number, _, element in variant.compiled.sources.values() if element is not None}
+        if any(number < 0 for number, _ in read) or not all(type(v) is np.ndarray and v.flags.aligned for v in values):
             return None
         frame = Frame(variant.loaded)
         frame.inputs = list(values)
@@ -53,7 +57,8 @@ class Quick:
         for position, (base, register) in enumerate(zip(side.word_bases, side.word_registers, strict=True)):
             kind, number = side.bases[base]
             slots.setdefault((kind, number), []).append((position, int(frame.registers[register])))
-        inputs = [(name, v.shape, v.dtype, tuple(slots.get(("input", k), ()))) for k, (name, v) in enumerate(zip(names, values, strict=True))]
+        inputs: list[Read] = [(name, v.shape, v.dtype, tuple(slots.get(("input", k), ())), tuple((e, v.item(e)) for n, e in read if n == k))
+                              for k, (name, v) in enumerate(zip(names, values, strict=True))]
         outputs = [(name, r.shape, r.dtype, tuple(slots.get(("output", k), ()))) for k, (name, r) in enumerate(results.items())]
         views = {list(results)[k]: frame.array(ref) for k, ref in parts.items()}
         return Quick(variant, context, frame, inputs, outputs, views)
@@ -63,9 +68,11 @@ class Quick:
             return None
         try:
             words, results = self.words, {}
-            for name, shape, dtype, slots in self.inputs:
+            for name, shape, dtype, slots, read in self.inputs:
                 array = given.get(name)
                 if type(array) is not np.ndarray or array.shape != shape or array.dtype is not dtype or not array.flags.carray:
+                    return None
+                if read and any(array.item(element) != value for element, value in read):
                     return None
                 address = array.__array_interface__["data"][0]
                 for slot, offset in slots:
