@@ -149,3 +149,47 @@ def test_lstm_attributes(attrs: dict[str, Any], dtype: Any) -> None:
 @pytest.mark.parametrize("cell", ["RNN", "GRU"])
 def test_clip(cell: str) -> None:
     check(cell, 7, 4, 2, 3, 13, "bidirectional", clip=0.2)
+
+
+def through_bytes(x: np.ndarray) -> np.ndarray:
+    """DynamicQuantizeLinear and back."""
+    low, high = min(float(x.min(initial=0)), 0), max(float(x.max(initial=0)), 0)
+    scale = (high - low) / 255 if high > low else 1.0
+    zero = np.clip(np.rint(-low / scale), 0, 255)
+    return (np.clip(np.rint(x / scale) + zero, 0, 255) - zero) * scale
+
+
+@pytest.mark.parametrize(("batch", "size"), [(1, 7), (3, 16), (6, 33)])
+@pytest.mark.parametrize(("dtype", "zero", "per_row", "known"), [
+    (np.int8, 0, False, True), (np.int8, 0, True, True), (np.uint8, 128, False, True), (np.uint8, 90, True, True), (np.int8, 0, False, False)])
+def test_dynamic_quantize_lstm(batch: int, size: int, dtype: Any, zero: int, per_row: bool, known: bool) -> None:
+    """Weights in 8 bits, known or not, with scales and zero points a direction or a row; u8 round 90 does not fit int8."""
+    from onnx import numpy_helper
+    rng, length, width = np.random.default_rng(size), 4, 5
+    x = rng.uniform(-1, 1, (length, batch, width)).astype(np.float32)
+    b = rng.uniform(-0.5, 0.5, (2, 8 * size)).astype(np.float32)
+    codes = {"w": rng.integers(zero - 100, zero + 100, (2, width, 4 * size)), "r": rng.integers(zero - 120, zero + 120, (2, size, 4 * size))}
+    codes = {k: np.clip(v, *((0, 255) if dtype == np.uint8 else (-128, 127))).astype(dtype) for k, v in codes.items()}
+    rows = (2, 4 * size) if per_row else (2,)
+    scales = {k: rng.uniform(0.5, 1.5, rows).astype(np.float32) / 120 for k in codes}
+    points = {k: np.full(rows, zero, dtype) for k in codes}
+    wide = {k: ((codes[k].astype(float) - zero) * scales[k].reshape(2, 1, -1)).transpose(0, 2, 1) for k in codes}
+    want = np.zeros((length, 2, batch, size))
+    xq = through_bytes(x)
+    for d in range(2):
+        walk = Walk("LSTM", [(n, 0, 0) for n in DEFAULTS["LSTM"]], wide["w"][d], wide["r"][d], b[d], np.zeros(3 * size), {})
+        h, c = np.zeros((batch, size)), np.zeros((batch, size))
+        for t in range(length) if d == 0 else reversed(range(length)):
+            read = through_bytes(h)
+            for e in range(batch):
+                h[e], c[e] = walk.step(xq[t, e], read[e], c[e])
+            want[t, d] = h
+    inputs = [x, codes["w"], codes["r"], b, None, None, None, None, scales["w"], points["w"], scales["r"], points["r"]]
+    model = node_model("DynamicQuantizeLSTM", inputs, 1, 1, "com.microsoft", direction="bidirectional", hidden_size=size)
+    feeds = {f"x{k}": v for k, v in enumerate(inputs) if v is not None}
+    if known:
+        fixed = {k: feeds.pop(k) for k in list(feeds) if k != "x0"}
+        model.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in fixed.items())
+        del model.graph.input[1:]
+    got = gpuonnx.run(model, feeds, device="cpu")["y0"]
+    np.testing.assert_allclose(got, want, rtol=0, atol=5e-3)

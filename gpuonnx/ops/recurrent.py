@@ -4,8 +4,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from gpuonnx.errors import ModelError
-from gpuonnx.ir.build import Tensor, broadcast_at, builder, call, concat, tensor_map
+from gpuonnx.ir.build import Tensor, broadcast_at, builder, call, concat, constant, tensor_map
 from gpuonnx.ir.dims import Dim
 from gpuonnx.kernels.cpu.recurrent import CODES
 from gpuonnx.ops.matmul import integer_product, matrix_product
@@ -81,8 +83,9 @@ def part(b: Tensor, first: Dim, count: Dim) -> Tensor:
 
 def recurrent(cell: str, x: Tensor, w: Tensor, r: Tensor, b: Tensor | None, lens: Tensor | None, h0: Tensor | None, c0: Tensor | None,
               peepholes: Tensor | None, layout: int, direction: str, hidden: int | None, outputs: int, project: Projection = input_gates,
-              **attrs: Any) -> tuple[Tensor, ...]:
-    """Y, Y_h (and Y_c) in the layout asked for: 0 is time first, 1 batch first. `project` makes the gates of the input."""
+              whole: tuple[Tensor, Tensor] | None = None, **attrs: Any) -> tuple[Tensor, ...]:
+    """Y, Y_h (and Y_c) in the layout asked for: 0 is time first, 1 batch first. `project` makes the gates of the input; `whole` has r in int8 and
+    the scales of its rows."""
     stored = x.dtype
     x, w, r, b, h0, c0, peepholes = (None if t is None else t.wide() for t in (x, w, r, b, h0, c0, peepholes))  # type: ignore[assignment]
     if layout:
@@ -102,7 +105,9 @@ def recurrent(cell: str, x: Tensor, w: Tensor, r: Tensor, b: Tensor | None, lens
     projected = project(x, w, bias)
     length, batch, directions = x.shape[0], x.shape[1], r.shape[0]
     specs = [x.like(length, directions, batch, size), x.like(directions, batch, size)] + ([x.like(directions, batch, size)] if cell == "lstm" else [])
-    results = call(cell, projected, r, h0, c0, peepholes, extra, None if lens is None else lens.cast("i32"), out=specs, direction=direction, **attrs)
+    r, scales = whole or (r, None)
+    steps = None if lens is None else lens.cast("i32")
+    results = call(cell, projected, r, h0, c0, peepholes, extra, steps, scales, out=specs, direction=direction, **attrs)
     y, *last = (t.cast(stored) for t in results)
     if layout:
         y, last = y.transpose([2, 0, 1, 3]), [t.transpose([1, 0, 2]) for t in last]
@@ -143,6 +148,21 @@ def lstm(x: Tensor, w: Tensor, r: Tensor, b: Tensor | None = None, sequence_lens
                      activations=chosen, clip=clip, input_forget=input_forget)
 
 
+def small_weights(r: Tensor, scale: Tensor, zero: Tensor) -> tuple[Tensor, Tensor] | None:
+    """r [D, H, gates * H] less its zero point ([D], or [D, gates * H]) as int8 [D, gates * H, H] and the scales [D, gates * H], where all is
+    known and fits."""
+    constants = builder().constants
+    if any(t.value not in constants for t in (r, scale, zero)):
+        return None
+    codes, factors, points = (constants[t.value] for t in (r, scale, zero))
+    rows = (codes.shape[0], codes.shape[2])
+    points, factors = (np.broadcast_to(a if a.ndim == 2 else a.reshape(-1, 1), rows) for a in (points, factors))
+    plain = codes.astype(np.int32) - points.astype(np.int32)[:, None]
+    if plain.size and not -128 <= int(plain.min()) <= int(plain.max()) <= 127:
+        return None
+    return constant(np.ascontiguousarray(plain.astype(np.int8).transpose(0, 2, 1))), constant(factors.astype(np.float32))
+
+
 @op("DynamicQuantizeLSTM", since=1, domain="com.microsoft")
 def dynamic_quantize_lstm(x: Tensor, w: Tensor, r: Tensor, b: Tensor | None, sequence_lens: Tensor | None, initial_h: Tensor | None,
                           initial_c: Tensor | None, p: Tensor | None, w_scale: Tensor, w_zero_point: Tensor, r_scale: Tensor,
@@ -177,4 +197,5 @@ def dynamic_quantize_lstm(x: Tensor, w: Tensor, r: Tensor, b: Tensor | None, seq
         return gates.reshape(length, batch, directions * columns)
     chosen = functions("lstm", count_of(direction), activations, activation_alpha, activation_beta)
     return recurrent("lstm", x, restored(w, w_scale, w_zero_point), restored(r, r_scale, r_zero_point), b, sequence_lens, initial_h, initial_c, p, 0,
-                     direction, hidden_size, outputs, project, activations=chosen, clip=clip, input_forget=input_forget, quantized_state=1)
+                     direction, hidden_size, outputs, project, small_weights(r, r_scale, r_zero_point), activations=chosen, clip=clip,
+                     input_forget=input_forget, quantized_state=1)

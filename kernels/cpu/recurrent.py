@@ -1,6 +1,6 @@
 """Calls "rnn", "gru", "lstm": gates of the input [T, B, D * gates * H], r [D, gates * H, H], then (each may be absent)
-h0 [D, B, H], c0 [D, B, H], peepholes [D, 3H], the recurrent bias of the h gate [D, H], lengths [B] (int32);
-outputs y [T, D, B, H], y_h [D, B, H] and for lstm y_c [D, B, H].
+h0 [D, B, H], c0 [D, B, H], peepholes [D, 3H], the recurrent bias of the h gate [D, H], lengths [B] (int32), scales [D, gates * H];
+outputs y [T, D, B, H], y_h [D, B, H] and for lstm y_c [D, B, H]. With scales, r is int8 and a constant, and the state is quantized.
 
 attrs: direction (forward reverse bidirectional), activations as (code, alpha, beta) for each direction's functions, clip (0: none),
 linear_before_reset, input_forget, quantized_state (the state goes through 8 bits before each product, all batch entries with one
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -41,6 +42,7 @@ class Form:
     linear_before_reset: bool
     input_forget: bool
     quantized: bool
+    whole: bool
     unit: tuple[bool, ...]
     names: tuple[str, ...]
 
@@ -49,13 +51,15 @@ def supports(call: Spec) -> str | None:
     x = call.inputs[0]
     if x is None or x.dtype not in ("f32", "f64"):
         return "recurrent cells compute in float32 or float64"
+    if len(call.inputs) > 7 and call.inputs[7] is not None and not {1, 7} <= call.constants.keys() and call.constants:
+        return "8-bit weights of recurrent cells have to be constants"
     return None
 
 
 def build_cell(cell: str, call: Spec) -> Build:
     """Steps that pack r unless it is constant, then one task for each direction and group of batch entries."""
     from gpuonnx.kernels.cpu.micro import lanes_of, panel_of, target
-    x, r, h0, c0, peepholes, extra, lens = (*call.inputs, *[None] * 7)[:7]
+    x, r, h0, c0, peepholes, extra, lens, scales = (*call.inputs, *[None] * 8)[:8]
     assert x is not None and r is not None
     y, yh, yc = [*call.outputs, *[None] * 3][:3]
     unit, panel = size(x.dtype), panel_of(x.dtype)
@@ -63,7 +67,7 @@ def build_cell(cell: str, call: Spec) -> Build:
     before_reset = bool(call.attrs.get("linear_before_reset", 0))
     quantized = bool(call.attrs.get("quantized_state", 0))
     parts = ((0, 2), (2, 1)) if cell == "gru" and not before_reset else ((0, gates),)
-    steps, work, packed, weights = packs(call, parts, panel)
+    steps, work, packed, weights = packs(call, parts, panel) if scales is None else whole(call, panel)
     group = batch if quantized else dmin(TOGETHER, dmax(1, floordiv(batch * directions, TASKS)))
     tasks = directions * floordiv(batch + group - 1, dmax(1, group))
     line = floordiv(gates * hidden + panel - 1, panel) * panel + panel
@@ -75,6 +79,8 @@ def build_cell(cell: str, call: Spec) -> Build:
         "numbers": Ref("packed", len(packed)), "room": Ref("work", len(work)), "room.task": room, "line": line * unit, "state": state * unit,
         "length": length, "batch": batch, "hidden": hidden, "group": group, "direction": DIRECTIONS.index(call.attrs["direction"]),
         **{f"weights{k}": w for k, w in enumerate(weights)}}
+    if scales is not None:
+        args["quads"] = floordiv(hidden + 3, 4)
     for k, (_, count) in enumerate(parts):
         args[f"panels{k}"] = floordiv(count * hidden + panel - 1, panel)
     for name, layout, axes in (("x", x, "tbj"), ("h0", h0, "dbj"), ("c0", c0, "dbj"), ("lens", lens, "b"), ("y", y, "tdbj"), ("yh", yh, "dbj"),
@@ -85,7 +91,7 @@ def build_cell(cell: str, call: Spec) -> Build:
     codes = tuple(int(code) for code, _, _ in call.attrs["activations"])
     halves = tuple(codes[k:k + functions] for k in range(0, len(codes), functions))
     form = Form(cell, x.dtype, lanes_of(x.dtype), halves if len(set(halves)) > 1 else halves[:1], bool(call.attrs.get("clip", 0.0) > 0),
-                peepholes is not None, before_reset, bool(call.attrs.get("input_forget", 0)), quantized,
+                peepholes is not None, before_reset, bool(call.attrs.get("input_forget", 0)), quantized, scales is not None,
                 tuple(_dense(layout) for layout in (x, y, yh, yc, h0, c0, extra, peepholes)), tuple(args))
 
     def text(symbol: str) -> str:
@@ -110,7 +116,7 @@ def packs(call: Spec, parts: Sequence[tuple[int, int]], panel: int) -> tuple[lis
         if 1 in call.constants:
             out.append(Ref("packed", len(packed)))
             array = call.constants[1]
-            packed.append(Packed(("panels", first, count), lambda first=first, count=count: panels(array, first, count, panel)))  # type: ignore[misc]
+            packed.append(Packed(("panels", first, count), partial(panels, array, first, count, panel)))
             continue
         out.append(Ref("work", len(work)))
         block = hidden * panel * unit
@@ -119,6 +125,23 @@ def packs(call: Spec, parts: Sequence[tuple[int, int]], panel: int) -> tuple[lis
         steps.append(step(Ref("in", 1, first * hidden * r.strides[1] * unit), part, (2, 1), out[-1], r.dtype, panel * unit, block, matrix))
         work.append(directions * matrix)
     return steps, work, packed, out
+
+
+def whole(call: Spec, panel: int) -> tuple[list[Step], list[Dim], list[Packed], list[Ref]]:
+    """int8 r [D, columns, H] as [D, panels, pairs of k, panel, 2], pairs in even number, and the columns' scales [D, panels * panel]."""
+    r, scales = call.constants[1], call.constants[7]
+    directions, columns, hidden = r.shape
+
+    def pairs() -> np.ndarray:
+        padded = np.zeros((directions, -(-columns // panel) * panel, -(-hidden // 4) * 4), np.int8)
+        padded[:, :columns, :hidden] = r
+        return np.ascontiguousarray(padded.reshape(directions, -1, panel, padded.shape[2] // 2, 2).transpose(0, 1, 3, 2, 4))
+
+    def factors() -> np.ndarray:
+        padded = np.zeros((directions, -(-columns // panel) * panel), scales.dtype)
+        padded[:, :columns] = scales
+        return padded
+    return [], [], [Packed((), pairs), Packed((), factors)], [Ref("packed", 0), Ref("packed", 1)]
 
 
 def panels(r: np.ndarray, first: int, count: int, panel: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from gpuonnx.ir.types import size
 from gpuonnx.kernels.cpu import scalars
 from gpuonnx.kernels.cpu.lanes import I32, I64, PTR, STORED
 from gpuonnx.kernels.cpu.micro import VECTORS, Code, entry, internal
+from gpuonnx.kernels.cpu.pairs import PAIR, Pairs
 from gpuonnx.kernels.cpu.recurrent import CODES, FUNCTIONS, GATES, Form
 
 X, Y, YH, YC, H0, C0, EXTRA, PEEPHOLES = range(8)
@@ -67,7 +68,7 @@ class Cell:
 
     def text(self, symbol: str) -> str:
         self.module = ir.Module(symbol)
-        self.product = self.render_product()
+        self.product = self.render_whole_product() if self.form.whole else self.render_product()
         render = {"rnn": self.rnn, "gru": self.gru, "lstm": self.lstm}[self.form.cell]
         self.cells = [self.render_cell(k, codes, render) for k, codes in enumerate(self.form.codes)]
         self.after_reset = [self.render_cell(k, codes, self.gru_after_reset, "after_reset") for k, codes in enumerate(self.form.codes)
@@ -131,6 +132,52 @@ class Cell:
             sums = [b.fadd(x, y) for x, y in zip(sums[:half], sums[half:], strict=True)]
         for place, total in zip(places, sums, strict=True):
             b.store(total, place, align=self.unit)
+
+    def render_whole_product(self) -> Any:
+        """void product(args, gates, states, weights, scales, panels, rows): gates[row] += integer states times integer weights, scaled."""
+        b, function, (gates, states, weights, scales, panels, rows) = self.function("product", [PTR, PTR, PTR, PTR, I64, I64])
+        line, state, width = b.word("line"), b.word("state"), VECTORS * self.vector
+        with b.counted(panels) as p:
+            panel = b.shifted(weights, b.mul(p, b.mul(b.word("quads"), I64(2 * PAIR * VECTORS * self.lanes))))
+            first, factors = (b.shifted(base, b.mul(p, I64(width))) for base in (gates, scales))
+            done: Any = I64(0)
+            for m in ROWS:
+                stop = b.and_(rows, I64(-m))
+                with b.loop(done, stop, m) as row:
+                    places = b.shifted(first, b.mul(row, line))
+                    totals = self.whole_tile(b, m, b.shifted(states, b.mul(row, state)), panel)
+                    scale = b.splat(b.load(self.state_scale(b, states), typ=self.real, align=self.unit))
+                    for i, total in enumerate(totals):
+                        place = b.shifted(b.shifted(places, b.mul(line, I64(i // VECTORS))), i % VECTORS * self.vector)
+                        factor = b.fmul(scale, self.load(b, b.shifted(factors, i % VECTORS * self.vector)))
+                        b.store(b.madd(b.sitofp(total, factor.type), factor, self.load(b, place)), place, align=self.unit)
+                done = stop
+        b.ret_void()
+        return function
+
+    def state_scale(self, b: Code, states: Any) -> Any:
+        """The scale of the quantized states stands behind those of all entries."""
+        return b.shifted(states, b.mul(b.word("group"), b.word("state")))
+
+    def whole_tile(self, b: Code, m: int, states: Any, panel: Any) -> list[Any]:
+        dot, state = Pairs(), b.word("state")
+        lines = [b.shifted(states, b.mul(state, I64(i))) for i in range(m)]
+        half, bytes_ = ir.IntType(16), ir.VectorType(ir.IntType(8), PAIR * self.lanes)
+
+        def step(quad: Any, sums: list[Any]) -> list[Any]:
+            out = list(sums)
+            for u in range(2):
+                k = b.add(b.mul(quad, I64(2)), I64(u))
+                at = b.shifted(panel, b.mul(k, I64(PAIR * VECTORS * self.lanes)))
+                columns = [b.sext(b.load(b.shifted(at, j * PAIR * self.lanes), typ=bytes_, align=1), ir.VectorType(half, PAIR * self.lanes))
+                           for j in range(VECTORS)]
+                for i, line in enumerate(lines):
+                    value = b.splat(b.load(b.shifted(line, b.mul(k, I64(4))), typ=I32, align=2))
+                    for j, column in enumerate(columns):
+                        cell = i * VECTORS + j
+                        out[cell] = dot.dot(b, value, b.bitcast(column, b.vector(I32)), out[cell])
+            return out
+        return b.carry(I64(0), b.word("quads"), 1, [dot.zero(b)] * (m * VECTORS), step)
 
     # the cells
     def render_cell(self, number: int, codes: tuple[int, ...], body: Callable[..., None], name: str = "cell") -> Any:
@@ -202,7 +249,8 @@ class Cell:
 
     # the walk through time
     def render_quantize(self) -> Any:
-        """void quantize(args, states, out, entries): states through 8 bits, scale and zero point from their range (as DynamicQuantizeLinear)."""
+        """void quantize(args, states, out, entries): states through 8 bits, scale and zero point from their range (as DynamicQuantizeLinear);
+        with integer weights they stay int16, less the zero point, and the scale stands behind them."""
         b, function, (states, out, entries) = self.function("quantize", [PTR, PTR, I64])
         hidden, state, zero = b.word("hidden"), b.word("state"), b.const(0.0, self.dtype)
 
@@ -214,7 +262,7 @@ class Cell:
             return [b.pick("<", value, found[0]), b.pick(">", value, found[1])]
         low, high = b.carry(I64(0), entries, 1, [zero, zero],
                             lambda e, found: b.carry(I64(0), hidden, self.lanes, found, lambda j, inner: ends(e, j, inner)))
-        low, high = (b.across(lambda x, y, o=o: b.pick(o, x, y), v) for o, v in (("<", low), (">", high)))  # type: ignore[misc]
+        low, high = (b.across(lambda x, y, o=o: b.pick(o, x, y), v) for o, v in (("<", low), (">", high)))
         most = b.const(255.0, self.dtype)
         scale = b.select(b.fcmp(">", high, low), b.fdiv(b.fsub(high, low), most), b.const(1.0, self.dtype))
 
@@ -223,7 +271,13 @@ class Cell:
         middle = whole(self.rounded(b, b.fdiv(b.fneg(low), scale)))
         with b.counted(entries) as e, b.loop(I64(0), hidden, self.lanes) as j:
             code = whole(b.fadd(self.rounded(b, b.fdiv(self.load(b, place(states, e, j)), scale)), middle))
-            b.store(b.fmul(b.fsub(code, middle), scale), place(out, e, j), align=self.unit)
+            if self.form.whole:
+                small = b.trunc(b.convert(b.fsub(code, middle), self.dtype, "i32"), b.vector(ir.IntType(16)))
+                b.store(small, b.shifted(out, b.add(b.mul(e, state), b.mul(j, I64(2)))), align=2)
+            else:
+                b.store(b.fmul(b.fsub(code, middle), scale), place(out, e, j), align=self.unit)
+        if self.form.whole:
+            b.store(b.lane(scale), self.state_scale(b, out), align=self.unit)
         b.ret_void()
         return function
 
@@ -364,6 +418,12 @@ class Walk:
     def multiply(self, which: int, gates: Any, states: Any) -> None:
         b, cell = self.b, self.cell
         panels = b.word(f"panels{which}")
+        if self.form.whole:
+            columns = b.mul(panels, I64(VECTORS * cell.lanes))
+            weights = b.shifted(b.address(b.word("weights0")), b.mul(self.direction, b.mul(columns, b.mul(b.word("quads"), I64(4)))))
+            scales = b.shifted(b.address(b.word("weights1")), b.mul(self.direction, b.mul(columns, I64(cell.unit))))
+            b.call(cell.product, [b.args, gates, states, weights, scales, panels, self.entries])
+            return
         bytes_ = b.mul(b.mul(panels, self.hidden), I64(VECTORS * cell.vector))
         weights = b.address(b.add(b.word(f"weights{which}"), b.mul(self.direction, bytes_)))
         b.call(cell.product, [b.args, gates, states, weights, panels, self.entries])

@@ -21,8 +21,9 @@ DENSE_FILL = 4
 
 @dataclass(frozen=True)
 class Packing:
-    """nodes: i32 [pairs, 8]; trees i64 [T, 4]: byte offset of the root, target, steps that every walk may take, whether some need more; chunks i64 [C + 1]: trees whose nodes fit the first cache
-    together; segments i64 [S + 1]: chunks whose leaves are summed apart; leaves: see `leaf_tables`; steps: of all trees, at most."""
+    """nodes: i32 [pairs, 8]; trees i64 [T, 4]: byte offset of the root, target, steps that every walk may take, whether some need more;
+    chunks i64 [C + 1]: trees whose nodes fit the first cache together; segments i64 [S + 1]: chunks whose leaves are summed apart; form,
+    weights, ranges, stride: see `leaf_tables`; leaves: how many; steps: of all trees, at most."""
 
     nodes: np.ndarray
     trees: np.ndarray
@@ -45,21 +46,14 @@ def pack(nodes: np.ndarray, thresholds: np.ndarray, roots: np.ndarray, targets: 
     rank[order] = np.arange(len(order))
     place = rank + tree + 1
     leaf = nodes[source, 0] < 0
-    form, table, ranges, stride, payload, of_tree = leaves(nodes, source, jump | ~leaf, tree, len(roots), targets, weights, count, fold)
-    pair, half, inner = place // 2, place % 2, ~jump & ~leaf
-    where = pair * PAIR + half * ACROSS
+    form, table, ranges, stride, payload, of_tree = leaf_tables(nodes, source, jump | ~leaf, tree, len(roots), targets, weights, count, fold)
+    where = place // 2 * PAIR + place % 2 * ACROSS
     home = np.zeros(len(nodes), np.int64)
     home[source[~jump]] = where[~jump]
-    memory = np.zeros((int(pair.max(initial=0)) + 1, PAIR // 4), np.int32)
-    reals = memory.view(thresholds.dtype).reshape(len(memory), -1)
-    held = np.where(inner, thresholds[source], np.where(leaf & ~jump, payload, 0))
-    if thresholds.dtype == np.float64:
-        reals[pair, half] = held
-    else:
-        reals[pair, 2 * half] = np.where(inner | (form == ONE), held, 0)
-        memory[pair, 2 * half + 1] = np.where(inner | (form == ONE), 0, held)
-    memory[pair, 2 * half + 4] = np.where(inner, nodes[source, 0] + 1, 0) * LANES * thresholds.dtype.itemsize
-    memory[pair, 2 * half + 5] = np.where(jump, home[source] - where, np.where(inner, where[way] - where, 0))
+    inner = ~jump & ~leaf
+    ahead = np.where(jump, home[source], np.where(inner, where[way], where)) - where
+    column = np.where(inner, nodes[source, 0] + 1, 0) * LANES * thresholds.dtype.itemsize
+    memory = written(place, np.where(inner, thresholds[source], payload), inner | (form == ONE), column, ahead, thresholds.dtype)
     depth = np.zeros(len(roots), np.int64)
     np.maximum.at(depth, tree, level + 1)
     starts = where[:len(roots)]
@@ -72,7 +66,22 @@ def pack(nodes: np.ndarray, thresholds: np.ndarray, roots: np.ndarray, targets: 
     steps = int(depth.sum())
     works = np.add.reduceat(depth, chunks[:-1]) if len(roots) else depth
     segments = cuts(works, max(SEGMENT_STEPS, -(-steps // SEGMENTS)), at_least=True)
-    return Packing(memory, np.stack([starts, of_tree, sure, unsure], 1), chunks, segments, form, table, ranges, stride, int(np.count_nonzero(leaf & ~jump)), steps)
+    count = int(np.count_nonzero(leaf & ~jump))
+    return Packing(memory, np.stack([starts, of_tree, sure, unsure], 1), chunks, segments, form, table, ranges, stride, count, steps)
+
+
+def written(place: np.ndarray, held: np.ndarray, real: np.ndarray, column: np.ndarray, ahead: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The pairs as int32 [pairs, 8]; what a node holds is `real`, or the number of a leaf, which float32 nodes have behind their threshold."""
+    pair, half = place // 2, place % 2
+    memory = np.zeros((int(pair.max(initial=0)) + 1, PAIR // 4), np.int32)
+    reals = memory.view(dtype).reshape(len(memory), -1)
+    if dtype == np.float64:
+        reals[pair, half] = held
+    else:
+        reals[pair, 2 * half] = np.where(real, held, 0)
+        memory[pair, 2 * half + 1] = np.where(real, 0, held)
+    memory[pair, 2 * half + 4], memory[pair, 2 * half + 5] = column, ahead
+    return memory
 
 
 def reached(nodes: np.ndarray, roots: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -113,7 +122,7 @@ def cuts(sizes: np.ndarray, limit: int, at_least: bool = False) -> np.ndarray:
     return np.array([*ends, len(sizes)], np.int64)
 
 
-def leaves(nodes: np.ndarray, source: np.ndarray, other: np.ndarray, tree: np.ndarray, trees: int, targets: np.ndarray,
+def leaf_tables(nodes: np.ndarray, source: np.ndarray, other: np.ndarray, tree: np.ndarray, trees: int, targets: np.ndarray,
            weights: np.ndarray, count: int, fold: str) -> tuple[str, np.ndarray, np.ndarray, int, np.ndarray, np.ndarray]:
     """form, weights, ranges, row length, what each leaf holds, target of each tree.
 

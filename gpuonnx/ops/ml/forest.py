@@ -12,6 +12,7 @@ from gpuonnx.ir.types import numpy_dtype
 
 MODES = ("BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRANCH_NEQ", "BRANCH_MEMBER", "LEAF")
 LEQ, LT, GTE, GT, EQ, NEQ, MEMBER, LEAF = range(8)
+MOST_NODES = 1 << 26
 AGGREGATES = ("SUM", "AVERAGE", "MIN", "MAX")
 
 
@@ -48,6 +49,8 @@ class Forest:
     def tables(self) -> list[np.ndarray]:
         """columns i32 [K, 2] (feature, 1 where NaN reads as -inf), nodes i32 [M, 3] (column, yes, no; a leaf: -1, range of its
         entries), thresholds [M], roots, targets, weights."""
+        if len(self.mode) >= MOST_NODES:
+            raise ModelError(f"{builder().origin}: {len(self.mode)} nodes of trees; {MOST_NODES - 1} are possible")
         limits = Limits.of(self)
         inner = limits.column >= 0
         columns, inverse = np.unique(limits.column[inner], return_inverse=True)

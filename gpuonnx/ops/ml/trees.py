@@ -43,64 +43,70 @@ def whole(values: Numbers) -> np.ndarray:
     return np.array(list(values if values is not None else ()), np.int64)
 
 
-def places(trees: np.ndarray, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What finds a (tree, node) among these: the sorted ids of trees, those of nodes, the sorted keys made of their ranks."""
-    tree_ids, tree = np.unique(trees, return_inverse=True)
-    node_ids, node = np.unique(nodes, return_inverse=True)
-    return tree_ids, node_ids, tree * len(node_ids) + node
+class Places:
+    """Finds nodes by tree and number."""
+
+    def __init__(self, trees: np.ndarray, nodes: np.ndarray) -> None:
+        self.trees, self.nodes = trees, nodes
+        self.tree_ids, tree = np.unique(trees, return_inverse=True)
+        self.node_ids, node = np.unique(nodes, return_inverse=True)
+        keys = tree * len(self.node_ids) + node
+        self.order = np.argsort(keys, kind="stable")
+        self.keys = keys[self.order]
+        twice = np.flatnonzero(np.diff(self.keys) == 0)
+        if twice.size:
+            n = self.order[twice[0]]
+            raise ModelError(f"{builder().origin}: tree {trees[n]} has two nodes {nodes[n]}")
+
+    def find(self, trees: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+        """Their positions, -1 where there is no such node."""
+        if not self.keys.size:
+            return np.full(trees.shape, -1)
+        tree, node = (np.minimum(np.searchsorted(ids, v), len(ids) - 1) for ids, v in ((self.tree_ids, trees), (self.node_ids, nodes)))
+        key = tree * len(self.node_ids) + node
+        at = np.minimum(np.searchsorted(self.keys, key), len(self.keys) - 1)
+        known = (self.tree_ids[tree] == trees) & (self.node_ids[node] == nodes) & (self.keys[at] == key)
+        return np.where(known, self.order[at], -1)
+
+    def children(self, ids: np.ndarray, leaf: np.ndarray) -> np.ndarray:
+        """Where one way leads from every node that is no leaf."""
+        found = np.where(leaf, 0, self.find(self.trees, ids))
+        lost = np.flatnonzero(found < 0)
+        if lost.size:
+            n = lost[0]
+            raise ModelError(f"{builder().origin}: tree {self.trees[n]}, node {self.nodes[n]} leads to node {ids[n]}, which is not there")
+        return found
 
 
-def find(known: tuple[np.ndarray, np.ndarray, np.ndarray], order: np.ndarray, trees: np.ndarray, nodes: np.ndarray) -> np.ndarray:
-    """Numbers of nodes by (tree, node), -1 where there is none; `order` sorts the keys."""
-    tree_ids, node_ids, keys = known
-    if not keys.size:
-        return np.full(trees.shape, -1)
-    tree, node = (np.minimum(np.searchsorted(ids, v), len(ids) - 1) for ids, v in ((tree_ids, trees), (node_ids, nodes)))
-    key = tree * len(node_ids) + node
-    at = order[np.minimum(np.searchsorted(keys[order], key), len(keys) - 1)]
-    return np.where((tree_ids[tree] == trees) & (node_ids[node] == nodes) & (keys[at] == key), at, -1)
+def same_length(what: str, *columns: Any) -> None:
+    if len({len(c) for c in columns}) > 1:
+        raise ModelError(f"{builder().origin}: the attributes of {what} have different lengths: {', '.join(str(len(c)) for c in columns)}")
 
 
-def old_forest(x: Tensor, a: dict[str, Any], prefix: str, double: bool) -> Forest:
+def old_forest(a: dict[str, Any], prefix: str, double: bool) -> Forest:
     """The nodes_* and {class,target}_* attributes of versions 1 and 3."""
-    owner, trees, nodes = builder().origin, whole(a["nodes_treeids"]), whole(a["nodes_nodeids"])
+    trees, nodes, features = (whole(a[f"nodes_{name}"]) for name in ("treeids", "nodeids", "featureids"))
     numbers = {name: n for n, name in enumerate(MODES) if n != MEMBER}
     try:
         mode = np.array([numbers[m] for m in a["nodes_modes"] or ()], np.int8)
     except KeyError as error:
-        raise ModelError(f"{owner}: node mode {error.args[0]!r} is none of {', '.join(numbers)}") from error
-    known = places(trees, nodes)
-    order = np.argsort(known[2], kind="stable")
-    double_key = np.flatnonzero(np.diff(known[2][order]) == 0)
-    if double_key.size:
-        n = order[double_key[0]]
-        raise ModelError(f"{owner}: tree {trees[n]} has two nodes {nodes[n]}")
+        raise ModelError(f"{builder().origin}: node mode {error.args[0]!r} is none of {', '.join(numbers)}") from error
     leaf, count = mode == LEAF, len(mode)
-    ways = [children(owner, known, order, trees, whole(a[f"nodes_{way}nodeids"]), leaf) for way in ("true", "false")]
-    entry = find(known, order, whole(a[f"{prefix}_treeids"]), whole(a[f"{prefix}_nodeids"]))
+    thresholds = given(a["nodes_values"], a["nodes_values_as_tensor"]) or [0.0] * count
+    missing = list(a["nodes_missing_value_tracks_true"] or [0] * count)
+    ways = [whole(a[f"nodes_{way}nodeids"]) for way in ("true", "false")]
+    same_length("the nodes", mode, trees, nodes, features, thresholds, missing, *ways)
+    targets, weights = whole(a[f"{prefix}_ids"]), np.array(given(a[f"{prefix}_weights"], a[f"{prefix}_weights_as_tensor"]))
+    owners = [whole(a[f"{prefix}_{name}"]) for name in ("treeids", "nodeids")]
+    same_length("the leaves", targets, weights, *owners)
+    known = Places(trees, nodes)
+    entry = known.find(*owners)
     sort = np.argsort(entry, kind="stable")
     sort = sort[entry[sort] >= 0]
     ends = np.searchsorted(entry[sort], [np.arange(count), np.arange(1, count + 1)])
-    yes, no = (np.where(leaf, end, way) for end, way in zip(ends, ways, strict=True))
-    thresholds = given(a["nodes_values"], a["nodes_values_as_tensor"]) or [0.0] * count
-    weights = given(a[f"{prefix}_weights"], a[f"{prefix}_weights_as_tensor"])
-    missing = list(a["nodes_missing_value_tracks_true"] or [0] * count)
-    parts = (mode, whole(a["nodes_featureids"]), np.array(thresholds), yes, no, np.array(missing, bool))
-    if len({len(part) for part in parts}) > 1 or len({len(weights), len(entry), len(a[f"{prefix}_ids"] or ())}) > 1:
-        raise ModelError(f"{owner}: the attributes of the nodes, or of the leaves, have different lengths")
-    return check_tree(Forest("f64" if double else "f32", *parts, np.zeros(0, np.int64), whole(a[f"{prefix}_ids"])[sort], np.array(weights)[sort]))
-
-
-def children(owner: str, known: Any, order: np.ndarray, trees: np.ndarray, ids: np.ndarray, leaf: np.ndarray) -> np.ndarray:
-    """Where one way leads from every node that is no leaf."""
-    if len(ids) != len(trees) or len(ids) != len(leaf):
-        raise ModelError(f"{owner}: the attributes of the nodes have different lengths")
-    found = np.where(leaf, 0, find(known, order, trees, ids))
-    lost = np.flatnonzero(found < 0)
-    if lost.size:
-        n = lost[0]
-        raise ModelError(f"{owner}: tree {trees[n]}, node {known[1][known[2][n] % len(known[1])]} leads to node {ids[n]}, which is not there")
-    return found
+    yes, no = (np.where(leaf, end, known.children(way, leaf)) for end, way in zip(ends, ways, strict=True))
+    return check_tree(Forest("f64" if double else "f32", mode, features, np.array(thresholds), yes, no, np.array(missing, bool),
+                             np.zeros(0, np.int64), targets[sort], weights[sort]))
 
 
 def with_base(t: Tensor, base: list[Any]) -> Tensor:
@@ -152,7 +158,7 @@ def tree_ensemble_regressor(X: Tensor, *, aggregate_function: str = "SUM", base_
                             target_ids: Numbers = None, target_nodeids: Numbers = None, target_treeids: Numbers = None,
                             target_weights: Numbers = None, target_weights_as_tensor: Any = None) -> Tensor:
     attrs = dict(locals())
-    forest = old_forest(X, attrs, "target", X.dtype == "f64")
+    forest = old_forest(attrs, "target", X.dtype == "f64")
     total = scores(X, forest, n_targets, aggregate_function)
     y = transformed(with_base(total, given(base_values, base_values_as_tensor)), post_transform)
     return y.cast("f32")
@@ -170,7 +176,7 @@ def tree_ensemble_classifier(X: Tensor, *, base_values: Numbers = None, base_val
                              post_transform: str = "NONE") -> tuple[Tensor, Tensor]:
     """Two classes may have the scores of one: then the other's follow from it (as in ONNX Runtime)."""
     attrs = dict(locals())
-    forest = old_forest(X, attrs, "class", X.dtype == "f64")
+    forest = old_forest(attrs, "class", X.dtype == "f64")
     count = len(classlabels_strings or classlabels_int64s or ())
     base = given(base_values, base_values_as_tensor)
     single = count == 2 and len(np.unique(forest.targets)) == 1
@@ -240,10 +246,10 @@ def tree_ensemble(X: Tensor, *, aggregate_function: int = 1, leaf_targetids: Seq
     if roots.size and not 0 <= int(roots.min()) <= int(roots.max()) < count:
         raise ModelError(f"{owner}: a tree starts at a node that is not there")
     forest = Forest(
-        "f64" if X.dtype == "f64" else "f32", np.concatenate([modes.astype(np.int8), np.full(leaves, LEAF, np.int8)]),
-        np.concatenate([whole(nodes_featureids), nothing]), np.concatenate([nodes_splits.ravel(), nothing]), *ways,
-        np.concatenate([whole(nodes_missing_value_tracks_true or [0] * count), nothing]) != 0, roots, whole(leaf_targetids), leaf_weights.ravel(),
-        dict(zip(members, sets, strict=False)))
+        "f64" if X.dtype == "f64" else "f32", mode=np.concatenate([modes.astype(np.int8), np.full(leaves, LEAF, np.int8)]),
+        feature=np.concatenate([whole(nodes_featureids), nothing]), threshold=np.concatenate([nodes_splits.ravel(), nothing]),
+        yes=ways[0], no=ways[1], missing=np.concatenate([whole(nodes_missing_value_tracks_true or [0] * count), nothing]) != 0,
+        roots=roots, targets=whole(leaf_targetids), weights=leaf_weights.ravel(), sets=dict(zip(members, sets, strict=False)))
     y = scores(X, check_acyclic(forest), n_targets or 1, AGGREGATES_5[aggregate_function])
     return transformed(y, TRANSFORMS_5[post_transform]).cast(X.dtype)
 
