@@ -21,7 +21,7 @@ DENSE_FILL = 4
 
 @dataclass(frozen=True)
 class Packing:
-    """nodes: i32 [pairs, 8]; trees i64 [T, 4]: byte offset of the root, target, steps that every walk may take, whether some need more;
+    """nodes: i32 [pairs, 8]; trees i64 [T + 1, 4]: byte offset of the root, target, steps that every walk may take, whether some need more;
     chunks i64 [C + 1]: trees whose nodes fit the first cache together; segments i64 [S + 1]: chunks whose leaves are summed apart; form,
     weights, ranges, stride: see `leaf_tables`; leaves: how many; steps: of all trees, at most."""
 
@@ -67,7 +67,8 @@ def pack(nodes: np.ndarray, thresholds: np.ndarray, roots: np.ndarray, targets: 
     works = np.add.reduceat(depth, chunks[:-1]) if len(roots) else depth
     segments = cuts(works, max(SEGMENT_STEPS, -(-steps // SEGMENTS)), at_least=True)
     count = int(np.count_nonzero(leaf & ~jump))
-    return Packing(memory, np.stack([starts, of_tree, sure, unsure], 1), chunks, segments, form, table, ranges, stride, count, steps)
+    rows = np.stack([np.append(starts, memory.nbytes), *(np.append(v, 0) for v in (of_tree, sure, unsure))], 1)
+    return Packing(memory, rows, chunks, segments, form, table, ranges, stride, count, steps)
 
 
 def written(place: np.ndarray, held: np.ndarray, real: np.ndarray, column: np.ndarray, ahead: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -53,7 +53,7 @@ def build(call: Spec) -> Build:
         "partial": Ref("work", 0), "buffer": Ref("work", 1), "rows": rows, "width": len(columns), "x.row": x.strides[0] * unit,
         "x.column": x.strides[1] * unit, "targets": count, "stride": p.stride, "leaves": p.leaves,
         "out.row": out.strides[0] * unit, "out.column": out.strides[1] * unit, "block": block, "blocks": blocks, "strands": strands,
-        "splits": splits, "parts": segments, "count": len(roots)}
+        "splits": splits, "parts": segments, "pieces": len(p.chunks) - 1, "count": len(roots)}
     form = (x.dtype, p.form, fold, aggregate == 1, tuple(args))
 
     def kernel(part: str) -> Kernel:

@@ -11,8 +11,8 @@ from gpuonnx.kernels.cpu.lanes import I32, I64, PTR, STORED
 from gpuonnx.kernels.cpu.micro import Code, entry, internal
 from gpuonnx.kernels.cpu.tree_layout import ACROSS, COLUMN, DENSE, ENTRY, LANES, ONE, WAY
 
-WIDTH = 4
-FEW = 3
+WIDTH, LINE = 4, 64
+FEW, PASSES = 3, 4
 
 
 class Trees:
@@ -81,11 +81,23 @@ class Trees:
                     with in_groups, b.loop(c0, c1, 1) as chunk, b.counted(groups) as number:
                         x = b.shifted(buffer, b.mul(number, group))
                         total = b.shifted(sums, b.mul(number, b.mul(b.word("stride"), I64(LANES * self.unit))))
+                        self.prefetch(b, b.add(chunk, I64(1)), number, groups)
                         b.call(together, [b.args, x, total, self.table(b, "chunks", chunk), self.table(b, "chunks", b.add(chunk, I64(1)))])
             with b.if_then(b.icmp_signed("==", splits, I64(1))):
                 b.call(finish, [b.args, strand, first, rows])
         self.each_block(b, strand, block)
         b.ret_void()
+
+    def prefetch(self, b: Code, chunk: Any, group: Any, groups: Any) -> None:
+        """Ask for this group's share of the nodes of a chunk that comes next, where rows enough pass through it."""
+        last = b.word("pieces")
+        begin, end = (self.table(b, "trees", b.mul(self.table(b, "chunks", b.least(b.add(chunk, I64(k)), last)), I64(4))) for k in (0, 1))
+        share = b.add(b.udiv(b.sub(end, begin), groups), I64(LINE))
+        nodes = b.address(b.add(b.add(b.word("nodes"), begin), b.mul(group, share)))
+        known = self.module.globals.get("llvm.prefetch.p0") or ir.Function(
+            self.module, ir.FunctionType(ir.VoidType(), [PTR, I32, I32, I32]), "llvm.prefetch.p0")
+        with b.loop(I64(0), b.select(b.icmp_signed(">=", groups, I64(PASSES)), share, I64(0)), LINE) as offset:
+            b.call(known, [b.shifted(nodes, offset), I32(0), I32(2), I32(1)])
 
     def clear(self, b: Code, sums: Any) -> None:
         zero = ir.Constant(ir.VectorType(self.real, LANES), [self.neutral.constant] * LANES)
