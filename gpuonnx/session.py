@@ -187,7 +187,7 @@ class Session:
         if plain and executable is self._main and executable.variants:
             shapes = [getattr(v, "shape", None) for v in values]
             if shapes == self._shapes:
-                self._quick = Quick.of(executable.variants[0], self.context, [i.name for i in infos], values, named)
+                self._quick = Quick.of(executable.variant(values), self.context, [i.name for i in infos], values, named)
             self._shapes = shapes
         return named
 

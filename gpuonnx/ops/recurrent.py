@@ -1,14 +1,16 @@
 """RNN, GRU, LSTM: the products with the input are one matrix product for all times; the rest is a kernel."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from gpuonnx.errors import ModelError
-from gpuonnx.ir.build import Tensor, builder, call, concat
+from gpuonnx.ir.build import Tensor, broadcast_at, builder, call, concat, constant, tensor_map
 from gpuonnx.ir.dims import Dim
 from gpuonnx.kernels.cpu.recurrent import CODES
-from gpuonnx.ops.matmul import matrix_product
+from gpuonnx.ops.matmul import integer_product, matrix_product
 from gpuonnx.ops.registry import op
 
 Floats = Sequence[float] | None
@@ -49,6 +51,9 @@ def input_gates(x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
     return gates.reshape(x.shape[0], x.shape[1], w.shape[0] * w.shape[1])
 
 
+Projection = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
 def fitting(gates: int, direction: str, x: Tensor, w: Tensor, r: Tensor, hidden: int | None, **others: Tensor | None) -> None:
     """x[T, B, I], w[D, G * H, I], r[D, G * H, H] and the others agree in their sizes; the kernels rely on it."""
     owner, directions = builder(), count_of(direction)
@@ -77,8 +82,10 @@ def part(b: Tensor, first: Dim, count: Dim) -> Tensor:
 
 
 def recurrent(cell: str, x: Tensor, w: Tensor, r: Tensor, b: Tensor | None, lens: Tensor | None, h0: Tensor | None, c0: Tensor | None,
-              peepholes: Tensor | None, layout: int, direction: str, hidden: int | None, outputs: int, **attrs: Any) -> tuple[Tensor, ...]:
-    """Y, Y_h (and Y_c) in the layout asked for: 0 is time first, 1 batch first."""
+              peepholes: Tensor | None, layout: int, direction: str, hidden: int | None, outputs: int, project: Projection = input_gates,
+              whole: tuple[Tensor, Tensor] | None = None, **attrs: Any) -> tuple[Tensor, ...]:
+    """Y, Y_h (and Y_c) in the layout asked for: 0 is time first, 1 batch first. `project` makes the gates of the input; `whole` has r in int8 and
+    the scales of its rows."""
     stored = x.dtype
     x, w, r, b, h0, c0, peepholes = (None if t is None else t.wide() for t in (x, w, r, b, h0, c0, peepholes))  # type: ignore[assignment]
     if layout:
@@ -95,10 +102,12 @@ def recurrent(cell: str, x: Tensor, w: Tensor, r: Tensor, b: Tensor | None, lens
             bias = concat([part(mine, 0, 2 * size) + part(theirs, 0, 2 * size), part(mine, 2 * size, size)], 1)
         else:
             bias = mine + theirs
-    projected = input_gates(x, w, bias)
+    projected = project(x, w, bias)
     length, batch, directions = x.shape[0], x.shape[1], r.shape[0]
     specs = [x.like(length, directions, batch, size), x.like(directions, batch, size)] + ([x.like(directions, batch, size)] if cell == "lstm" else [])
-    results = call(cell, projected, r, h0, c0, peepholes, extra, None if lens is None else lens.cast("i32"), out=specs, direction=direction, **attrs)
+    r, scales = whole or (r, None)
+    steps = None if lens is None else lens.cast("i32")
+    results = call(cell, projected, r, h0, c0, peepholes, extra, steps, scales, out=specs, direction=direction, **attrs)
     y, *last = (t.cast(stored) for t in results)
     if layout:
         y, last = y.transpose([2, 0, 1, 3]), [t.transpose([1, 0, 2]) for t in last]
@@ -139,22 +148,54 @@ def lstm(x: Tensor, w: Tensor, r: Tensor, b: Tensor | None = None, sequence_lens
                      activations=chosen, clip=clip, input_forget=input_forget)
 
 
+def small_weights(r: Tensor, scale: Tensor, zero: Tensor) -> tuple[Tensor, Tensor] | None:
+    """r [D, H, gates * H] less its zero point ([D], or [D, gates * H]) as int8 [D, gates * H, H] and the scales [D, gates * H], where all is
+    known and fits."""
+    constants = builder().constants
+    if any(t.value not in constants for t in (r, scale, zero)):
+        return None
+    codes, factors, points = (constants[t.value] for t in (r, scale, zero))
+    rows = (codes.shape[0], codes.shape[2])
+    points, factors = (np.broadcast_to(a if a.ndim == 2 else a.reshape(-1, 1), rows) for a in (points, factors))
+    plain = codes.astype(np.int32) - points.astype(np.int32)[:, None]
+    if plain.size and not -128 <= int(plain.min()) <= int(plain.max()) <= 127:
+        return None
+    return constant(np.ascontiguousarray(plain.astype(np.int8).transpose(0, 2, 1))), constant(factors.astype(np.float32))
+
+
 @op("DynamicQuantizeLSTM", since=1, domain="com.microsoft")
 def dynamic_quantize_lstm(x: Tensor, w: Tensor, r: Tensor, b: Tensor | None, sequence_lens: Tensor | None, initial_h: Tensor | None,
                           initial_c: Tensor | None, p: Tensor | None, w_scale: Tensor, w_zero_point: Tensor, r_scale: Tensor,
                           r_zero_point: Tensor, *, activation_alpha: Floats = None, activation_beta: Floats = None, activations: Names = None,
                           clip: float = 0.0, direction: str = "forward", hidden_size: int | None = None, input_forget: int = 0,
                           outputs: int) -> tuple[Tensor, ...]:
-    """Weights come as [D, I, 4H] and [D, H, 4H] in 8 bits with a scale a direction (or a gate's row); they are dequantised here.
-    The input and, in every step, the state go through 8 bits."""
+    """Weights come as [D, I, 4H] and [D, H, 4H] in 8 bits with a scale a direction (or a gate's row). The input's product is one of integers;
+    the state's weights are dequantised here. The input and, in every step, the state go through 8 bits."""
     from gpuonnx.ops.quantize import dequantized, dynamic_range, quantized
 
+    def wide(s: Tensor) -> Tensor:
+        return s.unsqueeze([1]) if s.rank == 2 else s.unsqueeze([1, 2]) if s.rank == 1 else s
+
     def restored(t: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-        def wide(s: Tensor) -> Tensor:
-            return s.unsqueeze([1]) if s.rank == 2 else s.unsqueeze([1, 2]) if s.rank == 1 else s
         return dequantized(t, wide(scale), wide(zero), "f32").transpose([0, 2, 1])
+
+    def along(t: Tensor) -> Tensor:
+        """One value a column of the product."""
+        directions, _, columns = w.shape
+        shape = (directions, 1, columns)
+        return tensor_map(shape, t.dtype, lambda *_: broadcast_at(wide(t), shape)).reshape(directions * columns)
     scale, zero = dynamic_range(x)
-    x = dequantized(quantized(x, scale, zero, "u8"), scale, zero, "f32")
+
+    def project(x: Tensor, w_restored: Tensor, bias: Tensor | None) -> Tensor:
+        length, batch, width = x.shape
+        directions, _, columns = w.shape
+        codes = quantized(x, scale, zero, "u8").reshape(length * batch, width)
+        total = integer_product(codes, w.transpose([1, 0, 2]).reshape(width, directions * columns), zero, along(w_zero_point))
+        gates = total.cast("f32") * (scale * along(w_scale))
+        if bias is not None:
+            gates = gates + bias.reshape(directions * columns)
+        return gates.reshape(length, batch, directions * columns)
     chosen = functions("lstm", count_of(direction), activations, activation_alpha, activation_beta)
     return recurrent("lstm", x, restored(w, w_scale, w_zero_point), restored(r, r_scale, r_zero_point), b, sequence_lens, initial_h, initial_c, p, 0,
-                     direction, hidden_size, outputs, activations=chosen, clip=clip, input_forget=input_forget, quantized_state=1)
+                     direction, hidden_size, outputs, project, small_weights(r, r_scale, r_zero_point), activations=chosen, clip=clip,
+                     input_forget=input_forget, quantized_state=1)

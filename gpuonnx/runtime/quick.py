@@ -18,14 +18,18 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 1 << 20
 Tensor = tuple[str, tuple[int, ...], np.dtype, tuple[tuple[int, int], ...]]
+Read = tuple[str, tuple[int, ...], np.dtype, tuple[tuple[int, int], ...], tuple[tuple[int, Any], ...]]
 
 
 class Quick:
     """`run` gives None where the call is not like the one it was made for; then the usual way has to be taken."""
 
-    def __init__(self, variant: Variant, context: Context, frame: Frame, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+    def __init__(self, variant: Variant, context: Context, frame: Frame, inputs: Sequence[Read], outputs: Sequence[Tensor],
+                 views: Mapping[str, np.ndarray]) -> None:
+        """inputs: with the elements whose values sizes or the variant hang on. views: outputs that are parts of the arena, which every run
+        copies."""
         program = variant.loaded.program
-        self.frame, self.inputs, self.outputs = frame, tuple(inputs), tuple(outputs)
+        self.frame, self.inputs, self.outputs, self.views = frame, tuple(inputs), tuple(outputs), dict(views)
         self.words: Any = memoryview(frame.words)  # type: ignore[arg-type]
         self.lock = threading.Lock()
         self.pool, self.native, self.stats = context.pool, context.executor.run_steps, context.stats
@@ -38,30 +42,37 @@ class Quick:
         plain = all(isinstance(s, Run) and s.side == HOST for s in program.segments) and len(program.segments) == 1
         if not plain or variant.rest is not None or context.accelerator is not None or program.objects or program.peak > MOST_BYTES:
             return None
-        if any(s.axis is None for s in program.symbols) or not all(type(v) is np.ndarray and v.flags.aligned for v in values):
+        read = {(s.input, s.element or 0) for s in program.symbols if s.axis is None}
+        read |= {(number, element) for number, _, element in variant.compiled.sources.values() if element is not None}
+        if any(number < 0 for number, _ in read) or not all(type(v) is np.ndarray and v.flags.aligned for v in values):
             return None
         frame = Frame(variant.loaded)
         frame.inputs = list(values)
         frame.bind(0, program.symbols, values)
-        if any(made is None for made in frame.outputs):
-            return None
         side = program.sides[HOST]
+        parts = {k: ref for k, ref in enumerate(program.outputs) if frame.outputs[k] is None}
+        if any(side.bases[ref.base][0] != "arena" or variant.loaded.twins[k] is not None for k, ref in parts.items()):
+            return None
         slots: dict[tuple[str, int], list[tuple[int, int]]] = {}
         for position, (base, register) in enumerate(zip(side.word_bases, side.word_registers, strict=True)):
             kind, number = side.bases[base]
             slots.setdefault((kind, number), []).append((position, int(frame.registers[register])))
-        inputs = [(name, v.shape, v.dtype, tuple(slots.get(("input", k), ()))) for k, (name, v) in enumerate(zip(names, values, strict=True))]
+        inputs: list[Read] = [(name, v.shape, v.dtype, tuple(slots.get(("input", k), ())), tuple((e, v.item(e)) for n, e in read if n == k))
+                              for k, (name, v) in enumerate(zip(names, values, strict=True))]
         outputs = [(name, r.shape, r.dtype, tuple(slots.get(("output", k), ()))) for k, (name, r) in enumerate(results.items())]
-        return Quick(variant, context, frame, inputs, outputs)
+        views = {list(results)[k]: frame.array(ref) for k, ref in parts.items()}
+        return Quick(variant, context, frame, inputs, outputs, views)
 
     def run(self, given: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
         if len(given) != len(self.inputs) or not self.pool.started or not self.lock.acquire(False):
             return None
         try:
             words, results = self.words, {}
-            for name, shape, dtype, slots in self.inputs:
+            for name, shape, dtype, slots, read in self.inputs:
                 array = given.get(name)
                 if type(array) is not np.ndarray or array.shape != shape or array.dtype is not dtype or not array.flags.carray:
+                    return None
+                if read and any(array.item(element) != value for element, value in read):
                     return None
                 address = array.__array_interface__["data"][0]
                 for slot, offset in slots:
@@ -71,7 +82,11 @@ class Quick:
                 address = made.__array_interface__["data"][0]
                 for slot, offset in slots:
                     words[slot] = address + offset
-            return results if self._steps() else None
+            if not self._steps():
+                return None
+            for name, view in self.views.items():
+                results[name] = view.copy()
+            return results
         finally:
             self.lock.release()
 

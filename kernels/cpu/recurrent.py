@@ -1,82 +1,164 @@
 """Calls "rnn", "gru", "lstm": gates of the input [T, B, D * gates * H], r [D, gates * H, H], then (each may be absent)
-h0 [D, B, H], c0 [D, B, H], peepholes [D, 3H], the recurrent bias of the h gate [D, H], lengths [B] (int32);
-outputs y [T, D, B, H], y_h [D, B, H] and for lstm y_c [D, B, H].
+h0 [D, B, H], c0 [D, B, H], peepholes [D, 3H], the recurrent bias of the h gate [D, H], lengths [B] (int32), scales [D, gates * H];
+outputs y [T, D, B, H], y_h [D, B, H] and for lstm y_c [D, B, H]. With scales, r is int8 and a constant, and the state is quantized.
 
 attrs: direction (forward reverse bidirectional), activations as (code, alpha, beta) for each direction's functions, clip (0: none),
 linear_before_reset, input_forget, quantized_state (the state goes through 8 bits before each product, all batch entries with one
 scale).
+
+r is packed in panels of columns, so that a step reads it once from beginning to end. A task takes one direction of some batch entries through
+time; how many depends on the batch alone.
 """
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from gpuonnx.ir.dims import Dim
+from gpuonnx.ir.dims import Dim, dmax, dmin, floordiv
 from gpuonnx.ir.types import numpy_dtype, size
 from gpuonnx.kernels.contract import Arg, Build, Kernel, Layout, Packed, Ref, Spec, Step
 
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
+FUNCTIONS = {"rnn": 1, "gru": 2, "lstm": 3}
 DIRECTIONS = ("forward", "reverse", "bidirectional")
 CODES = ("Relu", "Tanh", "Sigmoid", "Affine", "LeakyRelu", "ThresholdedRelu", "ScaledTanh", "HardSigmoid", "Elu", "Softsign", "Softplus")
+TASKS, TOGETHER = 8, 4
+SLACK = 64
+
+
+@dataclass(frozen=True)
+class Form:
+    """What is compiled in. codes: functions of each direction; unit: which of x, y, y_h, y_c, h0, c0, bias have stride 1 in their last axis."""
+
+    cell: str
+    dtype: str
+    lanes: int
+    codes: tuple[tuple[int, ...], ...]
+    clip: bool
+    peepholes: bool
+    linear_before_reset: bool
+    input_forget: bool
+    quantized: bool
+    whole: bool
+    unit: tuple[bool, ...]
+    names: tuple[str, ...]
 
 
 def supports(call: Spec) -> str | None:
     x = call.inputs[0]
     if x is None or x.dtype not in ("f32", "f64"):
         return "recurrent cells compute in float32 or float64"
+    if len(call.inputs) > 7 and call.inputs[7] is not None and not {1, 7} <= call.constants.keys() and call.constants:
+        return "8-bit weights of recurrent cells have to be constants"
     return None
 
 
 def build_cell(cell: str, call: Spec) -> Build:
-    """A step that transposes r unless it is constant, then one task for each direction and batch entry."""
-    x, r, h0, c0, peepholes, extra, lens = (*call.inputs, *[None] * 7)[:7]
+    """Steps that pack r unless it is constant, then one task for each direction and group of batch entries."""
+    from gpuonnx.kernels.cpu.micro import lanes_of, panel_of, target
+    x, r, h0, c0, peepholes, extra, lens, scales = (*call.inputs, *[None] * 8)[:8]
     assert x is not None and r is not None
-    dtype, unit = x.dtype, size(x.dtype)
-    directions, hidden = r.shape[0], r.shape[2]
-    length, batch, gates = x.shape[0], x.shape[1], GATES[cell]
+    y, yh, yc = [*call.outputs, *[None] * 3][:3]
+    unit, panel = size(x.dtype), panel_of(x.dtype)
+    directions, hidden, length, batch, gates = r.shape[0], r.shape[2], x.shape[0], x.shape[1], GATES[cell]
+    before_reset = bool(call.attrs.get("linear_before_reset", 0))
+    quantized = bool(call.attrs.get("quantized_state", 0))
+    parts = ((0, 2), (2, 1)) if cell == "gru" and not before_reset else ((0, gates),)
+    steps, work, packed, weights = packs(call, parts, panel) if scales is None else whole(call, panel)
+    group = batch if quantized else dmin(TOGETHER, dmax(1, floordiv(batch * directions, TASKS)))
+    tasks = directions * floordiv(batch + group - 1, dmax(1, group))
+    line = floordiv(gates * hidden + panel - 1, panel) * panel + panel
+    state = hidden + SLACK // unit
+    room = (group * (line + state * 4) + 2 * state) * unit
+    args: dict[str, Arg] = {
+        "x": Ref("in", 0), "h0": _at(h0, 2), "c0": _at(c0, 3), "peepholes": _at(peepholes, 4), "extra": _at(extra, 5), "lens": _at(lens, 6),
+        **{name: Ref("out", k) if o is not None else 0 for k, (name, o) in enumerate({"y": y, "yh": yh, "yc": yc}.items())},
+        "numbers": Ref("packed", len(packed)), "room": Ref("work", len(work)), "room.task": room, "line": line * unit, "state": state * unit,
+        "length": length, "batch": batch, "hidden": hidden, "group": group, "direction": DIRECTIONS.index(call.attrs["direction"]),
+        **{f"weights{k}": w for k, w in enumerate(weights)}}
+    if scales is not None:
+        args["quads"] = floordiv(hidden + 3, 4)
+    for k, (_, count) in enumerate(parts):
+        args[f"panels{k}"] = floordiv(count * hidden + panel - 1, panel)
+    for name, layout, axes in (("x", x, "tbj"), ("h0", h0, "dbj"), ("c0", c0, "dbj"), ("lens", lens, "b"), ("y", y, "tdbj"), ("yh", yh, "dbj"),
+                               ("yc", yc, "dbj"), ("extra", extra, "dj"), ("peepholes", peepholes, "dj")):
+        factor = 4 if name == "lens" else unit
+        args |= {f"{name}.{axis}": stride * factor for axis, stride in zip(axes, _strides(layout, len(axes)), strict=True)}
+    functions = FUNCTIONS[cell]
+    codes = tuple(int(code) for code, _, _ in call.attrs["activations"])
+    halves = tuple(codes[k:k + functions] for k in range(0, len(codes), functions))
+    form = Form(cell, x.dtype, lanes_of(x.dtype), halves if len(set(halves)) > 1 else halves[:1], bool(call.attrs.get("clip", 0.0) > 0),
+                peepholes is not None, before_reset, bool(call.attrs.get("input_forget", 0)), quantized, scales is not None,
+                tuple(_dense(layout) for layout in (x, y, yh, yc, h0, c0, extra, peepholes)), tuple(args))
+
+    def text(symbol: str) -> str:
+        from gpuonnx.kernels.cpu.recurrent_code import Cell
+        return Cell(form).text(symbol)
+    steps.append(Step(Kernel(cell, (form, target()), "llvm", text), tuple(args.values()), tasks))
+    numbers = constants(call)
+    return Build(tuple(steps), (*work, room * tasks), (*packed, Packed((), lambda: numbers)))
+
+
+def packs(call: Spec, parts: Sequence[tuple[int, int]], panel: int) -> tuple[list[Step], list[Dim], list[Packed], list[Ref]]:
+    """For each run of gates (first, count) of r: [D, panels, H, panel], 0 past the last column; made here where r is constant."""
+    from gpuonnx.kernels.cpu.pack import step
+    r = call.inputs[1]
+    assert r is not None
+    directions, hidden, unit = r.shape[0], r.shape[2], size(r.dtype)
     steps: list[Step] = []
     work: list[Dim] = []
-    if 1 in call.constants:
-        array = call.constants[1]
-        turned = Ref("packed", 0)
-        packed: tuple[Packed, ...] = (Packed(("transposed",), lambda: np.ascontiguousarray(array.swapaxes(1, 2))),)
-    else:
-        work.append(directions * gates * hidden * hidden * unit)
-        turned, packed = Ref("work", 0), ()
-        steps.append(Step(transposition(dtype), (Ref("in", 1), turned, gates * hidden, hidden, *r.strides), directions))
-    quantized = int(bool(call.attrs.get("quantized_state", 0)))
-    group: Dim = batch if quantized else 1
-    room = hidden * (group * 3 + gates) * unit
-    numbers = activations(call, directions)
-    outs = [*call.outputs, *[None] * 3][:3]
-    args: list[Arg] = [
-        Ref("in", 0), turned, _at(h0, 2), _at(c0, 3), _at(peepholes, 4), _at(extra, 5), _at(lens, 6),
-        *(Ref("out", k) if o is not None else 0 for k, o in enumerate(outs)), Ref("work", len(work)),
-        length, batch, hidden, directions,
-        *x.strides, *_strides(h0, 3), *_strides(c0, 3), *_strides(lens, 1), *_strides(outs[0], 4), *_strides(outs[1], 3), *_strides(outs[2], 3)]
-    args += [group, quantized, 0, 0, 0]
-    args += [DIRECTIONS.index(call.attrs["direction"]), _strides(extra, 2)[0], _strides(peepholes, 2)[0], room,
-             call.attrs.get("linear_before_reset", 0), call.attrs.get("input_forget", 0), Ref("packed", len(packed)),
-             *(int(code) for code, _, _ in call.attrs["activations"])]
-    tasks = directions if quantized else directions * batch
-    work.append(room * tasks)
-    kernel = Kernel(cell, (dtype,), "numba", lambda symbol: import_module("gpuonnx.kernels.cpu.recurrent_code").kernel(cell, dtype))
-    steps.append(Step(kernel, tuple(args), tasks))
-    return Build(tuple(steps), tuple(work), (*packed, Packed((), lambda: numbers)))
+    packed: list[Packed] = []
+    out = []
+    for first, count in parts:
+        if 1 in call.constants:
+            out.append(Ref("packed", len(packed)))
+            array = call.constants[1]
+            packed.append(Packed(("panels", first, count), partial(panels, array, first, count, panel)))
+            continue
+        out.append(Ref("work", len(work)))
+        block = hidden * panel * unit
+        matrix = floordiv(count * hidden + panel - 1, panel) * block
+        part = Layout(r.dtype, (directions, count * hidden, hidden), r.strides)
+        steps.append(step(Ref("in", 1, first * hidden * r.strides[1] * unit), part, (2, 1), out[-1], r.dtype, panel * unit, block, matrix))
+        work.append(directions * matrix)
+    return steps, work, packed, out
 
 
-def activations(call: Spec, directions: Dim) -> np.ndarray:
+def whole(call: Spec, panel: int) -> tuple[list[Step], list[Dim], list[Packed], list[Ref]]:
+    """int8 r [D, columns, H] as [D, panels, pairs of k, panel, 2], pairs in even number, and the columns' scales [D, panels * panel]."""
+    r, scales = call.constants[1], call.constants[7]
+    directions, columns, hidden = r.shape
+
+    def pairs() -> np.ndarray:
+        padded = np.zeros((directions, -(-columns // panel) * panel, -(-hidden // 4) * 4), np.int8)
+        padded[:, :columns, :hidden] = r
+        return np.ascontiguousarray(padded.reshape(directions, -1, panel, padded.shape[2] // 2, 2).transpose(0, 1, 3, 2, 4))
+
+    def factors() -> np.ndarray:
+        padded = np.zeros((directions, -(-columns // panel) * panel), scales.dtype)
+        padded[:, :columns] = scales
+        return padded
+    return [], [], [Packed((), pairs), Packed((), factors)], [Ref("packed", 0), Ref("packed", 1)]
+
+
+def panels(r: np.ndarray, first: int, count: int, panel: int) -> np.ndarray:
+    """Columns of `count` gates of r [D, gates * H, H] as [D, panels, H, panel]."""
+    directions, _, hidden = r.shape
+    columns = count * hidden
+    out = np.zeros((directions, -(-columns // panel) * panel, hidden), r.dtype)
+    out[:, :columns] = r[:, first * hidden:first * hidden + columns]
+    return np.ascontiguousarray(out.reshape(directions, -1, panel, hidden).transpose(0, 1, 3, 2))
+
+
+def constants(call: Spec) -> np.ndarray:
     """alpha and beta of every function, then the clip limit."""
     x = call.inputs[0]
     assert x is not None
     flat = [v for _, alpha, beta in call.attrs["activations"] for v in (alpha, beta)]
     return np.array([*flat, call.attrs.get("clip", 0.0)], numpy_dtype(x.dtype))
-
-
-def transposition(dtype: str) -> Kernel:
-    return Kernel("transpose_gates", (dtype,), "numba", lambda symbol: import_module("gpuonnx.kernels.cpu.recurrent_code").transpose(dtype))
 
 
 def _at(layout: Layout | None, number: int) -> Arg:
@@ -85,3 +167,8 @@ def _at(layout: Layout | None, number: int) -> Arg:
 
 def _strides(layout: Layout | None, rank: int) -> Sequence[Dim]:
     return (0,) * rank if layout is None else layout.strides
+
+
+def _dense(layout: Layout | None) -> bool:
+    """Whether the last axis has stride 1, for every binding."""
+    return layout is None or isinstance(layout.strides[-1], int) and layout.strides[-1] == 1

@@ -1,193 +1,459 @@
-"""The bodies of the recurrent kernels, compiled by Numba. One task runs one direction of some batch entries through time.
-
-`words` holds, in order: pointers, sizes, strides in elements (`recurrent.NAMES`). Gates of x come in computed; here are the
-products with the hidden state, as sums of rows of the transposed recurrence weights, and the gates' functions.
-"""
+"""Renders the recurrent kernels to LLVM IR; see recurrent.py. One task runs one direction of some batch entries through time."""
 from __future__ import annotations
 
-import math
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from numba import float32, float64
-from numba.extending import register_jitable
+import llvmlite.ir as ir
 
-from gpuonnx.kernels.cpu.pointers import pointer
+from gpuonnx.ir.types import size
+from gpuonnx.kernels.cpu import scalars
+from gpuonnx.kernels.cpu.lanes import I32, I64, PTR, STORED
+from gpuonnx.kernels.cpu.micro import VECTORS, Code, entry, internal
+from gpuonnx.kernels.cpu.pairs import PAIR, Pairs
+from gpuonnx.kernels.cpu.recurrent import CODES, FUNCTIONS, GATES, Form
 
-RELU, TANH, SIGMOID, AFFINE, LEAKY_RELU, THRESHOLDED_RELU, SCALED_TANH, HARD_SIGMOID, ELU, SOFTSIGN, SOFTPLUS = range(11)
-
-
-@register_jitable
-def activated(code: Any, x: Any, alpha: Any, beta: Any) -> Any:
-    if code == SIGMOID:
-        return 1 / (1 + math.exp(-x))
-    if code == TANH:
-        return math.tanh(x)
-    if code == RELU:
-        return max(x, x * 0)
-    if code == AFFINE:
-        return alpha * x + beta
-    if code == LEAKY_RELU:
-        return x if x >= 0 else alpha * x
-    if code == THRESHOLDED_RELU:
-        return x if x > alpha else x * 0
-    if code == SCALED_TANH:
-        return alpha * math.tanh(beta * x)
-    if code == HARD_SIGMOID:
-        return min(max(alpha * x + beta, x * 0), x * 0 + 1)
-    if code == ELU:
-        return x if x >= 0 else alpha * (math.exp(x) - 1)
-    if code == SOFTSIGN:
-        return x / (1 + abs(x))
-    return math.log(1 + math.exp(x)) if x < 30 else x
+X, Y, YH, YC, H0, C0, EXTRA, PEEPHOLES = range(8)
+ROWS = (4, 2, 1)
+CHAINS = 8
 
 
-@cache
-def kernel(cell: str, dtype: str) -> Any:  # noqa: C901
-    """The kernel of `cell` (rnn, gru, lstm) for float32 or float64."""
-    real, at, ints, unit = (float32 if dtype == "f32" else float64), pointer(dtype), pointer("i32"), 4 if dtype == "f32" else 8
+class Functions:
+    """The activation functions of ONNX on vectors."""
 
-    @register_jitable
-    def clipped(x: Any, limit: Any) -> Any:
-        return x if limit <= 0 else min(max(x, -limit), limit)
+    def __init__(self, b: Code, dtype: str, alpha: Any, beta: Any) -> None:
+        self.b, self.dtype, self.alpha, self.beta = b, dtype, alpha, beta
 
-    @register_jitable
-    def product(gates: Any, first: Any, count: Any, h: Any, hidden: Any, r: Any, line: Any) -> None:
-        """gates[first:first + count] += h @ r[:, first:first + count], a row of r having `line` elements."""
-        for k in range(hidden):
-            value = h[k]
-            base = k * line + first
-            for j in range(count):
-                gates[first + j] += r[base + j] * value
+    def of(self, code: int, x: Any) -> Any:
+        return getattr(self, CODES[code].lower())(x)
 
-    @register_jitable
-    def function(words: Any, number: Any, x: Any) -> Any:
-        return real(activated(words[47 + number], x, at(words[46])[2 * number], at(words[46])[2 * number + 1]))
+    def scalar(self, name: str, *args: Any) -> Any:
+        return scalars.EMITTERS[name](self.b, self.dtype, *args)
 
-    @register_jitable
-    def rnn(words: Any, h: Any, q: Any, c: Any, gates: Any, r: Any, p: Any, extra: Any, hidden: Any, limit: Any, first: Any) -> None:
-        product(gates, 0, hidden, q, hidden, r, hidden)
-        for j in range(hidden):
-            h[j] = function(words, first, clipped(gates[j], limit))
+    def number(self, value: float) -> Any:
+        return self.b.const(value, self.dtype)
 
-    @register_jitable
-    def gru(words: Any, h: Any, q: Any, c: Any, gates: Any, r: Any, p: Any, extra: Any, hidden: Any, limit: Any, first: Any) -> None:
-        """gates: z, r, h. With linear_before_reset (words[44]) the bias `extra` of h belongs to the recurrent product."""
-        product(gates, 0, 2 * hidden, q, hidden, r, 3 * hidden)
-        for j in range(2 * hidden):
-            gates[j] = function(words, first, clipped(gates[j], limit))
-        if words[44] != 0:
-            for j in range(hidden):
-                c[j] = extra[j]
-            for k in range(hidden):
-                value = h[k]
-                base = k * 3 * hidden + 2 * hidden
-                for j in range(hidden):
-                    c[j] += r[base + j] * value
-            for j in range(hidden):
-                gates[2 * hidden + j] += gates[hidden + j] * c[j]
-        else:
-            for j in range(hidden):
-                c[j] = gates[hidden + j] * h[j]
-            product(gates, 2 * hidden, hidden, c, hidden, r, 3 * hidden)
-        for j in range(hidden):
-            new = function(words, first + 1, clipped(gates[2 * hidden + j], limit))
-            z = gates[j]
-            h[j] = (1 - z) * new + z * h[j]
+    def relu(self, x: Any) -> Any: return self.scalar("relu", x)
+    def tanh(self, x: Any) -> Any: return self.scalar("tanh", x)
+    def sigmoid(self, x: Any) -> Any: return self.scalar("sigmoid", x)
+    def affine(self, x: Any) -> Any: return self.b.fadd(self.b.fmul(self.alpha, x), self.beta)
+    def scaledtanh(self, x: Any) -> Any: return self.b.fmul(self.alpha, self.tanh(self.b.fmul(self.beta, x)))
+    def softsign(self, x: Any) -> Any: return self.b.fdiv(x, self.b.fadd(self.number(1), self.scalar("abs", x)))
 
-    @register_jitable
-    def lstm(words: Any, h: Any, q: Any, c: Any, gates: Any, r: Any, p: Any, extra: Any, hidden: Any, limit: Any, first: Any) -> None:
-        """gates: i, o, f, c; peepholes p: i, o, f (words[4]: whether there are any)."""
-        product(gates, 0, 4 * hidden, q, hidden, r, 4 * hidden)
-        if words[4] != 0:
-            for j in range(hidden):
-                gates[j] += p[j] * c[j]
-                gates[2 * hidden + j] += p[2 * hidden + j] * c[j]
-        for j in range(hidden):
-            i = function(words, first, clipped(gates[j], limit))
-            f = 1 - i
-            if words[45] == 0:
-                f = function(words, first, clipped(gates[2 * hidden + j], limit))
-            new = function(words, first + 1, clipped(gates[3 * hidden + j], limit))
-            c[j] = f * c[j] + i * new
-            if words[4] != 0:
-                gates[hidden + j] += p[hidden + j] * c[j]
-            o = function(words, first, clipped(gates[hidden + j], limit))
-            h[j] = o * function(words, first + 2, c[j])
+    def leakyrelu(self, x: Any) -> Any:
+        return self.b.select(self.b.fcmp(">=", x, self.number(0)), x, self.b.fmul(self.alpha, x))
 
-    step = {"rnn": rnn, "gru": gru, "lstm": lstm}[cell]
-    count, functions, states = {"rnn": 1, "gru": 3, "lstm": 4}[cell], {"rnn": 1, "gru": 2, "lstm": 3}[cell], cell == "lstm"
+    def thresholdedrelu(self, x: Any) -> Any:
+        return self.b.select(self.b.fcmp(">", x, self.alpha), x, self.b.fmul(x, self.number(0)))
 
-    @register_jitable
-    def quantized(h: Any, q: Any, count: Any) -> None:
-        """q = h through 8 bits, scale and zero point from its range (as DynamicQuantizeLinear)."""
-        low, high = real(0), real(0)
-        for k in range(count):
-            low, high = min(low, h[k]), max(high, h[k])
-        scale = (high - low) / real(255) if high > low else real(1)
-        zero = real(min(max(round(-low / scale), 0), 255))
-        for k in range(count):
-            q[k] = (min(max(real(round(h[k] / scale)) + zero, real(0)), real(255)) - zero) * scale
+    def hardsigmoid(self, x: Any) -> Any:
+        return self.b.pick("<", self.number(1), self.b.pick(">", self.number(0), self.affine(x)))
 
-    def run(context: Any, words: Any, task: Any) -> None:  # noqa: C901
-        xw, h0, c0, lens, y, yh, yc = at(words[0]), at(words[2]), at(words[3]), ints(words[6]), at(words[7]), at(words[8]), at(words[9])
-        length, batch, hidden, directions, group = words[11], words[12], words[13], words[14], words[35]
-        parts = (batch + group - 1) // group
-        direction, first = task // parts, task % parts * group
-        entries = min(group, batch - first)
-        room = words[10] + task * words[43]
-        h, q, gates = at(room), at(room + group * hidden * unit), at(room + 3 * group * hidden * unit)
-        c = at(room + 2 * group * hidden * unit)
-        r = at(words[1] + direction * hidden * count * hidden * unit)
-        p, extra = at(words[4] + direction * words[42] * unit), at(words[5] + direction * words[41] * unit)
-        for e in range(entries):
-            b = first + e
-            for j in range(hidden):
-                h[e * hidden + j] = h0[direction * words[18] + b * words[19] + j * words[20]] if words[2] != 0 else real(0)
-                c[e * hidden + j] = c0[direction * words[21] + b * words[22] + j * words[23]] if words[3] != 0 else real(0)
-        limit = at(words[46])[2 * directions * functions]
-        backwards = words[40] == 1 or (words[40] == 2 and direction == 1)
-        for number in range(length):
-            if words[36] != 0:
-                quantized(h, q, entries * hidden)
-            for e in range(entries):
-                b = first + e
-                steps = min(max(lens[b * words[24]], 0), length) if words[6] != 0 else length
-                if number >= steps:
-                    if words[7] != 0:
-                        out = number * words[25] + direction * words[26] + b * words[27]
-                        for j in range(hidden):
-                            y[out + j * words[28]] = real(0)
-                    continue
-                t = steps - 1 - number if backwards else number
-                base = t * words[15] + b * words[16] + direction * count * hidden * words[17]
-                for j in range(count * hidden):
-                    gates[j] = xw[base + j * words[17]]
-                own = room + e * hidden * unit
-                read = at(own + group * hidden * unit) if words[36] != 0 else at(own)
-                step(words, at(own), read, at(own + 2 * group * hidden * unit), gates, r, p, extra, hidden, limit, direction * functions)
-                if words[7] != 0:
-                    out = t * words[25] + direction * words[26] + b * words[27]
-                    for j in range(hidden):
-                        y[out + j * words[28]] = h[e * hidden + j]
-        for e in range(entries):
-            b = first + e
-            for j in range(hidden):
-                if words[8] != 0:
-                    yh[direction * words[29] + b * words[30] + j * words[31]] = h[e * hidden + j]
-                if states and words[9] != 0:
-                    yc[direction * words[32] + b * words[33] + j * words[34]] = c[e * hidden + j]
-    return run
+    def elu(self, x: Any) -> Any:
+        below = self.b.fmul(self.alpha, self.b.fsub(self.scalar("exp", x), self.number(1)))
+        return self.b.select(self.b.fcmp(">=", x, self.number(0)), x, below)
+
+    def softplus(self, x: Any) -> Any:
+        soft = self.scalar("log", self.b.fadd(self.number(1), self.scalar("exp", x)))
+        return self.b.select(self.b.fcmp("<", x, self.number(30)), soft, x)
 
 
-@cache
-def transpose(dtype: str) -> Any:
-    """One task a direction: target[k, j] = source[j, k]. words: source, target, rows, columns, strides of the source."""
-    at = pointer(dtype)
+class Cell:
+    """One module: `product` adds state times weights to the gates, `cell<n>` applies the functions of a direction to one entry."""
 
-    def run(context: Any, words: Any, task: Any) -> None:
-        source, target, rows, columns = at(words[0]), at(words[1]), words[2], words[3]
-        for k in range(columns):
-            for j in range(rows):
-                target[(task * columns + k) * rows + j] = source[task * words[4] + j * words[5] + k * words[6]]
-    return run
+    def __init__(self, form: Form) -> None:
+        self.form, self.dtype, self.lanes, self.unit = form, form.dtype, form.lanes, size(form.dtype)
+        self.real, self.vector = STORED[form.dtype], form.lanes * size(form.dtype)
+
+    def text(self, symbol: str) -> str:
+        self.module = ir.Module(symbol)
+        self.product = self.render_whole_product() if self.form.whole else self.render_product()
+        render = {"rnn": self.rnn, "gru": self.gru, "lstm": self.lstm}[self.form.cell]
+        self.cells = [self.render_cell(k, codes, render) for k, codes in enumerate(self.form.codes)]
+        self.after_reset = [self.render_cell(k, codes, self.gru_after_reset, "after_reset") for k, codes in enumerate(self.form.codes)
+                            ] if self.two_products else []
+        self.render_entry(symbol)
+        return str(self.module)
+
+    @property
+    def two_products(self) -> bool:
+        return self.form.cell == "gru" and not self.form.linear_before_reset
+
+    def function(self, name: str, kinds: Sequence[Any]) -> tuple[Code, Any, Sequence[Any]]:
+        return internal(self.module, name, self.lanes, self.form.names, kinds)
+
+    def load(self, b: Code, pointer: Any) -> Any:
+        return b.load(pointer, typ=b.vector(self.real), align=self.unit)
+
+    # the product
+    def render_product(self) -> Any:
+        """void product(args, gates, states, weights, panels, rows): gates[row] += states[row] times weights [panels, H, panel]."""
+        b, function, (gates, states, weights, panels, rows) = self.function("product", [PTR, PTR, PTR, I64, I64])
+        hidden, line, state = b.word("hidden"), b.word("line"), b.word("state")
+        with b.counted(panels) as p:
+            panel = b.shifted(weights, b.mul(p, b.mul(hidden, I64(VECTORS * self.vector))))
+            first = b.shifted(gates, b.mul(p, I64(VECTORS * self.vector)))
+            done: Any = I64(0)
+            for m in ROWS:
+                stop = b.and_(rows, I64(-m))
+                with b.loop(done, stop, m) as row:
+                    self.tile(b, m, b.shifted(first, b.mul(row, line)), b.shifted(states, b.mul(row, state)), panel)
+                done = stop
+        b.ret_void()
+        return function
+
+    def tile(self, b: Code, m: int, gates: Any, states: Any, panel: Any) -> None:
+        """m rows of one panel, in as many chains as hide the latency of the multiply-add."""
+        hidden, line, state = b.word("hidden"), b.word("line"), b.word("state")
+        cells, unroll = m * VECTORS, CHAINS // (m * VECTORS)
+        places = [b.shifted(b.shifted(gates, b.mul(line, I64(i))), j * self.vector) for i in range(m) for j in range(VECTORS)]
+        lines = [b.shifted(states, b.mul(state, I64(i))) for i in range(m)]
+        zero = b.const(0.0, self.dtype)
+        sums = [*(self.load(b, place) for place in places), *[zero] * (cells * (unroll - 1))]
+
+        def steps(k: Any, sums: list[Any], count: int) -> list[Any]:
+            out = list(sums)
+            for u in range(count):
+                at = b.add(k, I64(u))
+                columns = [self.load(b, b.shifted(panel, b.add(b.mul(at, I64(VECTORS * self.vector)), I64(j * self.vector)))) for j in range(VECTORS)]
+                for i, row in enumerate(lines):
+                    value = b.splat(b.load(b.shifted(row, b.mul(at, I64(self.unit))), typ=self.real, align=self.unit))
+                    for j, column in enumerate(columns):
+                        cell = u * cells + i * VECTORS + j
+                        out[cell] = b.madd(value, column, out[cell])
+            return out
+        whole = b.and_(hidden, I64(-unroll))
+        sums = b.carry(I64(0), whole, unroll, sums, lambda k, carried: steps(k, carried, unroll))
+        if unroll > 1:
+            sums = b.carry(whole, hidden, 1, sums, lambda k, carried: steps(k, carried, 1))
+        while len(sums) > cells:
+            half = len(sums) // 2
+            sums = [b.fadd(x, y) for x, y in zip(sums[:half], sums[half:], strict=True)]
+        for place, total in zip(places, sums, strict=True):
+            b.store(total, place, align=self.unit)
+
+    def render_whole_product(self) -> Any:
+        """void product(args, gates, states, weights, scales, panels, rows): gates[row] += integer states times integer weights, scaled."""
+        b, function, (gates, states, weights, scales, panels, rows) = self.function("product", [PTR, PTR, PTR, PTR, I64, I64])
+        line, state, width = b.word("line"), b.word("state"), VECTORS * self.vector
+        with b.counted(panels) as p:
+            panel = b.shifted(weights, b.mul(p, b.mul(b.word("quads"), I64(2 * PAIR * VECTORS * self.lanes))))
+            first, factors = (b.shifted(base, b.mul(p, I64(width))) for base in (gates, scales))
+            done: Any = I64(0)
+            for m in ROWS:
+                stop = b.and_(rows, I64(-m))
+                with b.loop(done, stop, m) as row:
+                    places = b.shifted(first, b.mul(row, line))
+                    totals = self.whole_tile(b, m, b.shifted(states, b.mul(row, state)), panel)
+                    scale = b.splat(b.load(self.state_scale(b, states), typ=self.real, align=self.unit))
+                    for i, total in enumerate(totals):
+                        place = b.shifted(b.shifted(places, b.mul(line, I64(i // VECTORS))), i % VECTORS * self.vector)
+                        factor = b.fmul(scale, self.load(b, b.shifted(factors, i % VECTORS * self.vector)))
+                        b.store(b.madd(b.sitofp(total, factor.type), factor, self.load(b, place)), place, align=self.unit)
+                done = stop
+        b.ret_void()
+        return function
+
+    def state_scale(self, b: Code, states: Any) -> Any:
+        """The scale of the quantized states stands behind those of all entries."""
+        return b.shifted(states, b.mul(b.word("group"), b.word("state")))
+
+    def whole_tile(self, b: Code, m: int, states: Any, panel: Any) -> list[Any]:
+        dot, state = Pairs(), b.word("state")
+        lines = [b.shifted(states, b.mul(state, I64(i))) for i in range(m)]
+        half, bytes_ = ir.IntType(16), ir.VectorType(ir.IntType(8), PAIR * self.lanes)
+
+        def step(quad: Any, sums: list[Any]) -> list[Any]:
+            out = list(sums)
+            for u in range(2):
+                k = b.add(b.mul(quad, I64(2)), I64(u))
+                at = b.shifted(panel, b.mul(k, I64(PAIR * VECTORS * self.lanes)))
+                columns = [b.sext(b.load(b.shifted(at, j * PAIR * self.lanes), typ=bytes_, align=1), ir.VectorType(half, PAIR * self.lanes))
+                           for j in range(VECTORS)]
+                for i, line in enumerate(lines):
+                    value = b.splat(b.load(b.shifted(line, b.mul(k, I64(4))), typ=I32, align=2))
+                    for j, column in enumerate(columns):
+                        cell = i * VECTORS + j
+                        out[cell] = dot.dot(b, value, b.bitcast(column, b.vector(I32)), out[cell])
+            return out
+        return b.carry(I64(0), b.word("quads"), 1, [dot.zero(b)] * (m * VECTORS), step)
+
+    # the cells
+    def render_cell(self, number: int, codes: tuple[int, ...], body: Callable[..., None], name: str = "cell") -> Any:
+        """void cell(args, gates, h, c, spare, numbers, direction): one entry's new state from its gates."""
+        b, function, (gates, h, c, spare, numbers, direction) = self.function(f"{name}{number}", [PTR, PTR, PTR, PTR, PTR, I64])
+        constant = [b.splat(b.load(b.shifted(numbers, k * self.unit), typ=self.real, align=self.unit)) for k in range(2 * len(codes))]
+        limit = None
+        if self.form.clip:
+            both = 2 * FUNCTIONS[self.form.cell] * self.unit
+            directions = b.select(b.icmp_signed("==", b.word("direction"), I64(2)), I64(2 * both), I64(both))
+            limit = b.splat(b.load(b.shifted(b.address(b.word("numbers")), directions), typ=self.real, align=self.unit))
+
+        def applied(which: int, x: Any, clipped: bool = True) -> Any:
+            if limit is not None and clipped:
+                x = b.pick("<", limit, b.pick(">", b.fneg(limit), x))
+            return Functions(b, self.dtype, *constant[2 * which:2 * which + 2]).of(codes[which], x)
+        hidden = b.word("hidden")
+        with b.loop(I64(0), hidden, self.lanes) as j:
+            offset = b.mul(j, I64(self.unit))
+            gate = [b.shifted(b.shifted(gates, b.mul(hidden, I64(k * self.unit))), offset) for k in range(GATES[self.form.cell])]
+            peephole: list[Any] = []
+            if self.form.peepholes:
+                mask = b.lanes_below(b.sub(hidden, j))
+                base = b.address(b.add(b.word("peepholes"), b.mul(direction, b.word("peepholes.d"))))
+                peephole = [self.strided(b, b.shifted(base, b.mul(b.add(b.mul(hidden, I64(k)), j), b.word("peepholes.j"))), mask) for k in range(3)]
+            body(b, applied, gate, *(b.shifted(p, offset) for p in (h, c, spare)), peephole)
+        b.ret_void()
+        return function
+
+    def strided(self, b: Code, pointer: Any, mask: Any) -> Any:
+        """A vector of weights whose last axis may have any stride."""
+        if self.form.unit[PEEPHOLES]:
+            return b.read(pointer, self.dtype, mask)
+        steps = b.mul(b.iota(), b.splat(b.sdiv(b.word("peepholes.j"), I64(self.unit))))
+        return b.gather(pointer, steps, self.dtype, mask)
+
+    def rnn(self, b: Code, f: Any, gate: list[Any], h: Any, c: Any, spare: Any, peephole: list[Any]) -> None:
+        b.store(f(0, self.load(b, gate[0])), h, align=self.unit)
+
+    def gru(self, b: Code, f: Any, gate: list[Any], h: Any, c: Any, spare: Any, peephole: list[Any]) -> None:
+        """gates z, r, h. Before the reset: `spare` has the input's part of h. After it: spare = z and c = r * h are for the second product."""
+        z, r = f(0, self.load(b, gate[0])), f(0, self.load(b, gate[1]))
+        if self.two_products:
+            b.store(z, spare, align=self.unit)
+            b.store(b.fmul(r, self.load(b, h)), c, align=self.unit)
+            return
+        self.blend(b, z, f(1, b.fadd(self.load(b, spare), b.fmul(r, self.load(b, gate[2])))), h)
+
+    def gru_after_reset(self, b: Code, f: Any, gate: list[Any], h: Any, c: Any, spare: Any, peephole: list[Any]) -> None:
+        self.blend(b, self.load(b, spare), f(1, self.load(b, gate[2])), h)
+
+    def blend(self, b: Code, z: Any, new: Any, h: Any) -> None:
+        kept = b.fmul(z, self.load(b, h))
+        b.store(b.fadd(b.fmul(b.fsub(b.const(1.0, self.dtype), z), new), kept), h, align=self.unit)
+
+    def lstm(self, b: Code, f: Any, gate: list[Any], h: Any, c: Any, spare: Any, peephole: list[Any]) -> None:
+        """gates i, o, f, c; peepholes i, o, f."""
+        i, o, forget, new = (self.load(b, g) for g in gate)
+        old = self.load(b, c)
+        if peephole:
+            i, forget = b.fadd(i, b.fmul(peephole[0], old)), b.fadd(forget, b.fmul(peephole[2], old))
+        i = f(0, i)
+        forget = b.fsub(b.const(1.0, self.dtype), i) if self.form.input_forget else f(0, forget)
+        cell = b.fadd(b.fmul(forget, old), b.fmul(i, f(1, new)))
+        b.store(cell, c, align=self.unit)
+        if peephole:
+            o = b.fadd(o, b.fmul(peephole[1], cell))
+        b.store(b.fmul(f(0, o), f(2, cell, False)), h, align=self.unit)
+
+    # the walk through time
+    def render_quantize(self) -> Any:
+        """void quantize(args, states, out, entries): states through 8 bits, scale and zero point from their range (as DynamicQuantizeLinear);
+        with integer weights they stay int16, less the zero point, and the scale stands behind them."""
+        b, function, (states, out, entries) = self.function("quantize", [PTR, PTR, I64])
+        hidden, state, zero = b.word("hidden"), b.word("state"), b.const(0.0, self.dtype)
+
+        def place(base: Any, e: Any, j: Any) -> Any:
+            return b.shifted(base, b.add(b.mul(e, state), b.mul(j, I64(self.unit))))
+
+        def ends(e: Any, j: Any, found: list[Any]) -> list[Any]:
+            value = b.select(b.lanes_below(b.sub(hidden, j)), self.load(b, place(states, e, j)), zero)
+            return [b.pick("<", value, found[0]), b.pick(">", value, found[1])]
+        low, high = b.carry(I64(0), entries, 1, [zero, zero],
+                            lambda e, found: b.carry(I64(0), hidden, self.lanes, found, lambda j, inner: ends(e, j, inner)))
+        low, high = (b.across(lambda x, y, o=o: b.pick(o, x, y), v) for o, v in (("<", low), (">", high)))
+        most = b.const(255.0, self.dtype)
+        scale = b.select(b.fcmp(">", high, low), b.fdiv(b.fsub(high, low), most), b.const(1.0, self.dtype))
+
+        def whole(x: Any) -> Any:
+            return b.pick("<", most, b.pick(">", zero, x))
+        middle = whole(self.rounded(b, b.fdiv(b.fneg(low), scale)))
+        with b.counted(entries) as e, b.loop(I64(0), hidden, self.lanes) as j:
+            code = whole(b.fadd(self.rounded(b, b.fdiv(self.load(b, place(states, e, j)), scale)), middle))
+            if self.form.whole:
+                small = b.trunc(b.convert(b.fsub(code, middle), self.dtype, "i32"), b.vector(ir.IntType(16)))
+                b.store(small, b.shifted(out, b.add(b.mul(e, state), b.mul(j, I64(2)))), align=2)
+            else:
+                b.store(b.fmul(b.fsub(code, middle), scale), place(out, e, j), align=self.unit)
+        if self.form.whole:
+            b.store(b.lane(scale), self.state_scale(b, out), align=self.unit)
+        b.ret_void()
+        return function
+
+    def rounded(self, b: Code, x: Any) -> Any:
+        return b.intrinsic("llvm.roundeven", x)
+
+    def copy(self, b: Code, source: Any, target: Any, count: Any, step: Any = None, reading: bool = True) -> None:
+        """`count` elements between dense memory with room behind it and a tensor, the source if `reading`, whose elements are `step` bytes
+        apart (None: they are dense too)."""
+        if step is not None:
+            with b.counted(count) as j:
+                near, far = b.mul(j, I64(self.unit)), b.mul(j, step)
+                value = b.load(b.shifted(source, far if reading else near), typ=self.real, align=self.unit)
+                b.store(value, b.shifted(target, near if reading else far), align=self.unit)
+            return
+        whole = b.and_(count, I64(-self.lanes))
+        with b.loop(I64(0), whole, self.lanes) as j:
+            at = b.mul(j, I64(self.unit))
+            b.store(self.load(b, b.shifted(source, at)), b.shifted(target, at), align=self.unit)
+        with b.if_then(b.icmp_signed("<", whole, count)):
+            at, mask = b.mul(whole, I64(self.unit)), b.lanes_below(b.sub(count, whole))
+            if reading:
+                b.store(b.read(b.shifted(source, at), self.dtype, mask), b.shifted(target, at), align=self.unit)
+            else:
+                b.write(self.load(b, b.shifted(source, at)), b.shifted(target, at), self.dtype, mask)
+
+    def spread(self, b: Code, name: str, which: int) -> Any:
+        return None if self.form.unit[which] else b.word(f"{name}.j")
+
+    def zero(self, b: Code, target: Any, count: Any, step: Any) -> None:
+        with b.counted(count) as j:
+            b.store(self.real(0.0), b.shifted(target, b.mul(j, step)), align=self.unit)
+
+    def at(self, code: Code, name: str, **indices: Any) -> Any:
+        where = code.word(name)
+        for axis, index in indices.items():
+            where = code.add(where, code.mul(index, code.word(f"{name}.{axis}")))
+        return code.address(where)
+
+    def given(self, b: Code, name: str) -> Any:
+        return b.icmp_signed("!=", b.word(name), I64(0))
+
+    def render_entry(self, symbol: str) -> None:
+        quantize = self.render_quantize() if self.form.quantized else None
+        b, _, task = entry(self.module, symbol, self.lanes, self.form.names)
+        run = Walk(self, b, task)
+        run.begin()
+        with b.counted(b.word("length")) as number:
+            read = run.h
+            if quantize is not None:
+                b.call(quantize, [b.args, run.h, run.q, run.entries])
+                read = run.q
+            with run.active(number) as (e, t):
+                run.fill(e, t)
+            run.multiply(0, run.gates, read)
+            with run.active(number) as (e, t):
+                run.apply(self.cells, e)
+            if self.two_products:
+                run.multiply(1, b.shifted(run.gates, b.mul(b.word("hidden"), I64(2 * self.unit))), run.c)
+                with run.active(number) as (e, t):
+                    run.apply(self.after_reset, e)
+            run.store(number)
+        run.end()
+        b.ret_void()
+
+
+class Walk:
+    """The entry's blocks: one direction of some batch entries, their gates and states in the task's room."""
+
+    def __init__(self, cell: Cell, b: Code, task: Any) -> None:
+        self.cell, self.b, self.form = cell, b, cell.form
+        batch, group = b.word("batch"), b.word("group")
+        parts = b.udiv(b.sub(b.add(batch, group), I64(1)), group)
+        self.direction = b.udiv(task, parts)
+        self.first = b.mul(b.urem(task, parts), group)
+        self.entries = b.least(group, b.sub(batch, self.first))
+        self.state, self.line, self.hidden = b.word("state"), b.word("line"), b.word("hidden")
+        self.gates = b.address(b.add(b.word("room"), b.mul(task, b.word("room.task"))))
+        self.h = b.shifted(self.gates, b.mul(group, self.line))
+        self.c, self.q, self.spare = (b.shifted(self.h, b.mul(b.mul(group, I64(k)), self.state)) for k in (1, 2, 3))
+        functions = 2 * FUNCTIONS[self.form.cell] * cell.unit
+        self.numbers = b.address(b.add(b.word("numbers"), b.mul(self.direction, I64(functions))))
+        said = b.word("direction")
+        both = b.and_(b.icmp_signed("==", said, I64(2)), b.icmp_signed("==", self.direction, I64(1)))
+        self.backwards = b.or_(b.icmp_signed("==", said, I64(1)), both)
+
+    def row(self, base: Any, e: Any, step: Any) -> Any:
+        return self.b.shifted(base, self.b.mul(e, step))
+
+    def steps(self, e: Any) -> Any:
+        """How many steps entry e of the batch takes."""
+        b, length = self.b, self.b.word("length")
+        given = self.cell.given(b, "lens")
+        place = b.select(given, self.cell.at(b, "lens", b=e), b.args)
+        said = b.sext(b.load(place, typ=I32, align=4), I64)
+        said = b.least(b.select(b.icmp_signed(">", said, I64(0)), said, I64(0)), length)
+        return b.select(given, said, length)
+
+    @contextmanager
+    def active(self, number: Any) -> Iterator[tuple[Any, Any]]:
+        """Entries that have a step `number`, and the time of it."""
+        b = self.b
+        with b.counted(self.entries) as e:
+            steps = self.steps(b.add(self.first, e))
+            with b.if_then(b.icmp_signed("<", number, steps)):
+                yield e, b.select(self.backwards, b.sub(b.sub(steps, I64(1)), number), number)
+
+    def begin(self) -> None:
+        b, cell = self.b, self.cell
+        for name, which, base in (("h0", H0, self.h), ("c0", C0, self.c)):
+            with b.counted(self.entries) as e:
+                target = self.row(base, e, self.state)
+                with b.if_else(cell.given(b, name)) as (there, absent):
+                    with there:
+                        cell.copy(b, cell.at(b, name, d=self.direction, b=b.add(self.first, e)), target, self.hidden, cell.spread(b, name, which))
+                    with absent:
+                        cell.zero(b, target, self.hidden, I64(cell.unit))
+
+    def fill(self, e: Any, t: Any) -> None:
+        """The gates of the input at time t; a bias inside the reset gate stands apart from the input's part."""
+        b, cell, gates = self.b, self.cell, GATES[self.form.cell]
+        count = b.mul(self.hidden, I64(gates))
+        source = cell.at(b, "x", t=t, b=b.add(self.first, e), j=b.mul(self.direction, count))
+        target, step = self.row(self.gates, e, self.line), cell.spread(b, "x", X)
+        if self.form.cell != "gru" or cell.two_products:
+            return cell.copy(b, source, target, count, step)
+        two = b.mul(self.hidden, I64(2))
+        cell.copy(b, source, target, two, step)
+        cell.copy(b, b.shifted(source, b.mul(two, b.word("x.j"))), self.row(self.spare, e, self.state), self.hidden, step)
+        last = b.shifted(target, b.mul(two, I64(cell.unit)))
+        with b.if_else(cell.given(b, "extra")) as (there, absent):
+            with there:
+                cell.copy(b, cell.at(b, "extra", d=self.direction), last, self.hidden, cell.spread(b, "extra", EXTRA))
+            with absent:
+                cell.zero(b, last, self.hidden, I64(cell.unit))
+        return None
+
+    def multiply(self, which: int, gates: Any, states: Any) -> None:
+        b, cell = self.b, self.cell
+        panels = b.word(f"panels{which}")
+        if self.form.whole:
+            columns = b.mul(panels, I64(VECTORS * cell.lanes))
+            weights = b.shifted(b.address(b.word("weights0")), b.mul(self.direction, b.mul(columns, b.mul(b.word("quads"), I64(4)))))
+            scales = b.shifted(b.address(b.word("weights1")), b.mul(self.direction, b.mul(columns, I64(cell.unit))))
+            b.call(cell.product, [b.args, gates, states, weights, scales, panels, self.entries])
+            return
+        bytes_ = b.mul(b.mul(panels, self.hidden), I64(VECTORS * cell.vector))
+        weights = b.address(b.add(b.word(f"weights{which}"), b.mul(self.direction, bytes_)))
+        b.call(cell.product, [b.args, gates, states, weights, panels, self.entries])
+
+    def apply(self, cells: Sequence[Any], e: Any) -> None:
+        b = self.b
+        args = [b.args, self.row(self.gates, e, self.line), *(self.row(s, e, self.state) for s in (self.h, self.c, self.spare)),
+                self.numbers, self.direction]
+        if len(cells) == 1:
+            b.call(cells[0], args)
+            return
+        with b.if_else(b.icmp_signed("==", self.direction, I64(0))) as (one, other):
+            with one:
+                b.call(cells[0], args)
+            with other:
+                b.call(cells[1], args)
+
+    def store(self, number: Any) -> None:
+        """The new states into y; behind the end of a shorter sequence, zeros."""
+        b, cell = self.b, self.cell
+        with b.if_then(cell.given(b, "y")):
+            with self.active(number) as (e, t):
+                target = cell.at(b, "y", t=t, d=self.direction, b=b.add(self.first, e))
+                cell.copy(b, self.row(self.h, e, self.state), target, self.hidden, cell.spread(b, "y", Y), False)
+            with b.counted(self.entries) as e, b.if_then(b.icmp_signed(">=", number, self.steps(b.add(self.first, e)))):
+                cell.zero(b, cell.at(b, "y", t=number, d=self.direction, b=b.add(self.first, e)), self.hidden, b.word("y.j"))
+
+    def end(self) -> None:
+        b, cell = self.b, self.cell
+        for name, which, base in (("yh", YH, self.h), ("yc", YC, self.c)):
+            with b.if_then(cell.given(b, name)), b.counted(self.entries) as e:
+                target = cell.at(b, name, d=self.direction, b=b.add(self.first, e))
+                cell.copy(b, self.row(base, e, self.state), target, self.hidden, cell.spread(b, name, which), False)

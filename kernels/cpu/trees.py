@@ -1,20 +1,27 @@
-"""Call "trees": x [N, F], nodes i32 [M, 5] (mode, feature, true, false, missing tracks true), thresholds [M], roots i32 [T], leaf targets
-i32 [L], leaf weights [L], members (each set: count, values) -> scores [N, targets]; attrs aggregate, trees.
+"""Call "trees": x [N, F], columns i32 [K, 2] (feature; 1: a NaN reads as -inf), nodes i32 [M, 3] (column, node if x <= threshold, node if
+not; a leaf: -1 and the range of its entries), thresholds [M], roots i32 [T], leaf targets i32 [L], leaf weights [L] -> scores
+[N, targets]; all but x are constants. attrs: aggregate (0 sum, 1 average, 2 min, 3 max).
 
-A leaf keeps the range of its entries in (true, false). One task takes a block of rows through all trees.
+Rows go in blocks. Each block's columns are copied to groups of LANES rows; then LANES rows walk one tree at a time, a few trees of one cache
+at a time, or, in blocks of few rows, one row walks LANES trees. Leaves are summed by segments of trees and the segments at the end:
+the order depends on the forest alone, however the work is split.
 """
 from __future__ import annotations
 
 from functools import partial
-from importlib import import_module
 
-from gpuonnx.ir.dims import floordiv
-from gpuonnx.kernels.contract import Build, Kernel, Ref, Spec, Step
+import numpy as np
 
-MODES = ("BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRANCH_NEQ")
-MEMBER, LEAF = 6, 7
-AGGREGATES = ("SUM", "AVERAGE", "MIN", "MAX")
-ROWS = 16
+from gpuonnx.ir.dims import Dim, dmax, dmin, floordiv
+from gpuonnx.ir.types import size
+from gpuonnx.kernels.contract import Arg, Build, Kernel, Packed, Ref, Spec, Step
+from gpuonnx.kernels.cpu.tree_layout import LANES, pack
+
+STRANDS = 64
+TASKS = 16
+STEPS_A_TASK = 8192
+BUFFER_BYTES = 1 << 17
+MOST_ROWS = 256
 
 
 def supports(call: Spec) -> str | None:
@@ -25,12 +32,37 @@ def supports(call: Spec) -> str | None:
 def build(call: Spec) -> Build:
     x, out = call.inputs[0], call.outputs[0]
     assert x is not None
-    key = (x.dtype,)
-    kernel = Kernel("trees", key, "numba", partial(_code, x.dtype))
-    args = (*(Ref("in", k) for k in range(7)), Ref("out", 0), x.shape[0], x.shape[1], *x.strides, out.shape[1], *out.strides,
-            call.attrs["aggregate"], call.attrs["trees"])
-    return Build((Step(kernel, args, floordiv(x.shape[0] + ROWS - 1, ROWS)),))
+    unit, rows, aggregate = size(x.dtype), x.shape[0], call.attrs["aggregate"]
+    columns, nodes, thresholds, roots, targets, weights = (call.constants[k] for k in range(1, 7))
+    fold = "sum" if aggregate < 2 else "min" if aggregate == 2 else "max"
+    count = out.shape[1]
+    assert isinstance(count, int)
+    p = pack(nodes, thresholds, roots, targets, weights, count, fold)
+    segments = max(1, len(p.segments) - 1)
+    row_bytes = max((len(columns) + 1) * unit, segments * p.stride * unit)
+    most = max(LANES, min(MOST_ROWS, BUFFER_BYTES // row_bytes // LANES * LANES))
+    block = dmin(most, dmax(LANES, LANES * floordiv(rows + LANES * -(-TASKS // segments) - 1, LANES * -(-TASKS // segments))))
+    blocks = floordiv(rows + block - 1, block)
+    strands = dmin(blocks, STRANDS)
+    splits: Dim = 1
+    if segments > 1:
+        splits = dmax(1, dmin(segments, floordiv(rows * p.steps, STEPS_A_TASK), floordiv(STRANDS, dmax(1, blocks))))
+    args: dict[str, Arg] = {
+        "x": Ref("in", 0), "columns": Ref("in", 1), "nodes": Ref("packed", 0), "trees": Ref("packed", 1), "chunks": Ref("packed", 2),
+        "segments": Ref("packed", 3), "weights": Ref("packed", 4), "ranges": Ref("packed", 5), "out": Ref("out", 0),
+        "partial": Ref("work", 0), "buffer": Ref("work", 1), "rows": rows, "width": len(columns), "x.row": x.strides[0] * unit,
+        "x.column": x.strides[1] * unit, "targets": count, "stride": p.stride, "leaves": p.leaves,
+        "out.row": out.strides[0] * unit, "out.column": out.strides[1] * unit, "block": block, "blocks": blocks, "strands": strands,
+        "splits": splits, "parts": segments, "pieces": len(p.chunks) - 1, "count": len(roots)}
+    form = (x.dtype, p.form, fold, aggregate == 1, tuple(args))
 
-
-def _code(dtype: str, symbol: str) -> object:
-    return import_module("gpuonnx.kernels.cpu.trees_code").kernel(dtype)
+    def kernel(part: str) -> Kernel:
+        from gpuonnx.kernels.cpu.trees_code import Trees
+        return Kernel(part, form, "llvm", lambda symbol: Trees(*form).text(part, symbol))
+    words = tuple(args.values())
+    steps = [Step(kernel("trees"), words, strands * splits)]
+    if segments > 1:
+        steps.append(Step(kernel("trees_sum"), words, strands * dmin(1, splits - 1)))
+    tables = (p.nodes, p.trees, p.chunks, p.segments, p.weights, p.ranges)
+    work = (strands * segments * block * p.stride * unit, strands * splits * block * (len(columns) + 1) * unit)
+    return Build(tuple(steps), work, tuple(Packed((), partial(np.asarray, table)) for table in tables))

@@ -1,7 +1,8 @@
-"""Tree ensembles: flattened into arrays while lowering; one kernel walks them and adds up leaves."""
+"""Tree ensembles: flattened into tables while lowering; one kernel walks them and adds up leaves."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from gpuonnx.errors import ModelError
 from gpuonnx.ir.build import Spec, Tensor, builder, call, cast, concat, constant, tensor_map
 from gpuonnx.ir.formula import equal, exp, greater, select, sigmoid
-from gpuonnx.kernels.cpu.trees import AGGREGATES, LEAF, MEMBER, MODES
+from gpuonnx.ops.ml.forest import AGGREGATES, LEAF, MEMBER, MODES, Forest, check_acyclic, check_tree
 from gpuonnx.ops.registry import op
 
 DOMAIN = "ai.onnx.ml"
@@ -19,38 +20,18 @@ TRANSFORMS_5 = ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT")
 Numbers = Sequence[Any] | np.ndarray | None
 
 
-class Forest:
-    """Nodes of all trees in one table: mode, feature, threshold, next node if true, if false, missing goes to true.
-
-    Leaves keep the range of their (target, weight) entries in `true` and `false`; members of a set theirs likewise."""
-
-    def __init__(self, dtype: str) -> None:
-        self.dtype = dtype
-        self.rows: list[tuple[int, int, int, int, int]] = []
-        self.thresholds: list[float] = []
-        self.targets: list[int] = []
-        self.weights: list[float] = []
-        self.members: list[float] = []
-        self.roots: list[int] = []
-
-    def tables(self) -> list[Tensor]:
-        """Constants in the order the kernel reads them."""
-        return [constant(np.array(self.rows or [(LEAF, 0, 0, 0, 0)], np.int32)), constant(np.array(self.thresholds or [0.0]), self.dtype),
-                constant(np.array(self.roots, np.int32)), constant(np.array(self.targets or [0], np.int32)),
-                constant(np.array(self.weights or [0.0]), self.dtype), constant(np.array(self.members or [0.0]), self.dtype)]
-
-
 def scores(x: Tensor, forest: Forest, targets: int, aggregate: str) -> Tensor:
     """[N, targets]: leaves of all trees, aggregated."""
+    if aggregate not in AGGREGATES:
+        raise ModelError(f"{builder().origin}: aggregate_function {aggregate!r} is none of {', '.join(AGGREGATES)}")
     if x.rank == 1:
         x = x.unsqueeze([0])
-    features = [row[1] for row in forest.rows if row[0] != LEAF]
-    if min(features, default=0) < 0 or min(forest.targets, default=0) < 0 or max(forest.targets, default=0) >= targets:
-        raise ModelError(f"{builder().origin}: a feature or target number of the trees is out of range")
-    builder().require(x.shape[1] - (max(features, default=-1) + 1), f"the trees ask for feature {max(features, default=0)}")
-    flat = x.cast(forest.dtype)
+    features = forest.features()
+    forest.check_targets(targets)
+    builder().require(x.shape[1] - features, f"the trees ask for feature {features - 1}")
+    tables = map(constant, forest.tables())
     out = Spec(forest.dtype, (x.shape[0], targets))
-    return call("trees", flat, *forest.tables(), out=out, aggregate=AGGREGATES.index(aggregate), trees=len(forest.roots))  # type: ignore[no-any-return]
+    return call("trees", x.cast(forest.dtype), *tables, out=out, aggregate=AGGREGATES.index(aggregate))  # type: ignore[no-any-return]
 
 
 def given(values: Numbers, tensor: np.ndarray | None) -> list[Any]:
@@ -58,55 +39,74 @@ def given(values: Numbers, tensor: np.ndarray | None) -> list[Any]:
     return list(tensor.ravel().tolist()) if tensor is not None and tensor.size else list(values if values is not None else ())
 
 
-def old_forest(x: Tensor, attrs: dict[str, Any], prefix: str, double: bool) -> Forest:
+def whole(values: Numbers) -> np.ndarray:
+    return np.array(list(values if values is not None else ()), np.int64)
+
+
+class Places:
+    """Finds nodes by tree and number."""
+
+    def __init__(self, trees: np.ndarray, nodes: np.ndarray) -> None:
+        self.trees, self.nodes = trees, nodes
+        self.tree_ids, tree = np.unique(trees, return_inverse=True)
+        self.node_ids, node = np.unique(nodes, return_inverse=True)
+        keys = tree * len(self.node_ids) + node
+        self.order = np.argsort(keys, kind="stable")
+        self.keys = keys[self.order]
+        twice = np.flatnonzero(np.diff(self.keys) == 0)
+        if twice.size:
+            n = self.order[twice[0]]
+            raise ModelError(f"{builder().origin}: tree {trees[n]} has two nodes {nodes[n]}")
+
+    def find(self, trees: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+        """Their positions, -1 where there is no such node."""
+        if not self.keys.size:
+            return np.full(trees.shape, -1)
+        tree, node = (np.minimum(np.searchsorted(ids, v), len(ids) - 1) for ids, v in ((self.tree_ids, trees), (self.node_ids, nodes)))
+        key = tree * len(self.node_ids) + node
+        at = np.minimum(np.searchsorted(self.keys, key), len(self.keys) - 1)
+        known = (self.tree_ids[tree] == trees) & (self.node_ids[node] == nodes) & (self.keys[at] == key)
+        return np.where(known, self.order[at], -1)
+
+    def children(self, ids: np.ndarray, leaf: np.ndarray) -> np.ndarray:
+        """Where one way leads from every node that is no leaf."""
+        found = np.where(leaf, 0, self.find(self.trees, ids))
+        lost = np.flatnonzero(found < 0)
+        if lost.size:
+            n = lost[0]
+            raise ModelError(f"{builder().origin}: tree {self.trees[n]}, node {self.nodes[n]} leads to node {ids[n]}, which is not there")
+        return found
+
+
+def same_length(what: str, *columns: Any) -> None:
+    if len({len(c) for c in columns}) > 1:
+        raise ModelError(f"{builder().origin}: the attributes of {what} have different lengths: {', '.join(str(len(c)) for c in columns)}")
+
+
+def old_forest(a: dict[str, Any], prefix: str, double: bool) -> Forest:
     """The nodes_* and {class,target}_* attributes of versions 1 and 3."""
-    forest = Forest("f64" if double else "f32")
-    a = attrs
-    key = list(zip(a["nodes_treeids"], a["nodes_nodeids"], strict=True))
-    number = {k: n for n, k in enumerate(key)}
-    leaves: dict[tuple[int, int], list[tuple[int, float]]] = {}
-    weights = given(a[f"{prefix}_weights"], a[f"{prefix}_weights_as_tensor"])
-    for tree, node, target, weight in zip(a[f"{prefix}_treeids"], a[f"{prefix}_nodeids"], a[f"{prefix}_ids"], weights, strict=True):
-        leaves.setdefault((tree, node), []).append((target, weight))
-    values = given(a["nodes_values"], a["nodes_values_as_tensor"]) or [0.0] * len(key)
-    missing = list(a["nodes_missing_value_tracks_true"] or [0] * len(key))
-    children: set[int] = set()
-    for n, k in enumerate(key):
-        mode = a["nodes_modes"][n]
-        if mode == "LEAF":
-            first = len(forest.targets)
-            for target, weight in leaves.get(k, ()):
-                forest.targets.append(target)
-                forest.weights.append(weight)
-            forest.rows.append((LEAF, 0, first, len(forest.targets), 0))
-            forest.thresholds.append(0.0)
-            continue
-        if mode not in MODES:
-            raise ModelError(f"{builder().origin}: node mode {mode!r} is none of {', '.join(MODES)}")
-        try:
-            yes, no = (number[k[0], a[f"nodes_{way}nodeids"][n]] for way in ("true", "false"))
-        except KeyError as error:
-            raise ModelError(f"{builder().origin}: tree {k[0]}, node {k[1]} leads to node {error.args[0][1]}, which is not there") from error
-        children.update((yes, no))
-        forest.rows.append((MODES.index(mode), int(a["nodes_featureids"][n]), yes, no, int(missing[n])))
-        forest.thresholds.append(values[n])
-    forest.roots = [n for n in range(len(key)) if n not in children]
-    checked(forest)
-    return forest
-
-
-def checked(forest: Forest) -> None:
-    """Every walk ends: no node is reached twice."""
-    seen = bytearray(len(forest.rows))
-    stack = list(forest.roots)
-    while stack:
-        n = stack.pop()
-        if seen[n]:
-            raise ModelError(f"{builder().origin}: node {n} is reached in two ways: this is no tree")
-        seen[n] = 1
-        mode, _, yes, no, _ = forest.rows[n]
-        if mode != LEAF:
-            stack += [yes, no]
+    trees, nodes, features = (whole(a[f"nodes_{name}"]) for name in ("treeids", "nodeids", "featureids"))
+    numbers = {name: n for n, name in enumerate(MODES) if n != MEMBER}
+    try:
+        mode = np.array([numbers[m] for m in a["nodes_modes"] or ()], np.int8)
+    except KeyError as error:
+        raise ModelError(f"{builder().origin}: node mode {error.args[0]!r} is none of {', '.join(numbers)}") from error
+    leaf, count = mode == LEAF, len(mode)
+    thresholds = given(a["nodes_values"], a["nodes_values_as_tensor"]) or [0.0] * count
+    missing = list(a["nodes_missing_value_tracks_true"] or [0] * count)
+    ways = [whole(a[f"nodes_{way}nodeids"]) for way in ("true", "false")]
+    same_length("the nodes", mode, trees, nodes, features, thresholds, missing, *ways)
+    targets, weights = whole(a[f"{prefix}_ids"]), np.array(given(a[f"{prefix}_weights"], a[f"{prefix}_weights_as_tensor"]))
+    owners = [whole(a[f"{prefix}_{name}"]) for name in ("treeids", "nodeids")]
+    same_length("the leaves", targets, weights, *owners)
+    known = Places(trees, nodes)
+    entry = known.find(*owners)
+    sort = np.argsort(entry, kind="stable")
+    sort = sort[entry[sort] >= 0]
+    ends = np.searchsorted(entry[sort], [np.arange(count), np.arange(1, count + 1)])
+    yes, no = (np.where(leaf, end, known.children(way, leaf)) for end, way in zip(ends, ways, strict=True))
+    return check_tree(Forest("f64" if double else "f32", mode, features, np.array(thresholds), yes, no, np.array(missing, bool),
+                             np.zeros(0, np.int64), targets[sort], weights[sort]))
 
 
 def with_base(t: Tensor, base: list[Any]) -> Tensor:
@@ -158,7 +158,7 @@ def tree_ensemble_regressor(X: Tensor, *, aggregate_function: str = "SUM", base_
                             target_ids: Numbers = None, target_nodeids: Numbers = None, target_treeids: Numbers = None,
                             target_weights: Numbers = None, target_weights_as_tensor: Any = None) -> Tensor:
     attrs = dict(locals())
-    forest = old_forest(X, attrs, "target", X.dtype == "f64")
+    forest = old_forest(attrs, "target", X.dtype == "f64")
     total = scores(X, forest, n_targets, aggregate_function)
     y = transformed(with_base(total, given(base_values, base_values_as_tensor)), post_transform)
     return y.cast("f32")
@@ -176,17 +176,16 @@ def tree_ensemble_classifier(X: Tensor, *, base_values: Numbers = None, base_val
                              post_transform: str = "NONE") -> tuple[Tensor, Tensor]:
     """Two classes may have the scores of one: then the other's follow from it (as in ONNX Runtime)."""
     attrs = dict(locals())
-    forest = old_forest(X, attrs, "class", X.dtype == "f64")
+    forest = old_forest(attrs, "class", X.dtype == "f64")
     count = len(classlabels_strings or classlabels_int64s or ())
     base = given(base_values, base_values_as_tensor)
-    single = count == 2 and len(set(forest.targets)) == 1
+    single = count == 2 and len(np.unique(forest.targets)) == 1
     if not single:
         total = with_base(scores(X, forest, count, "SUM"), base)
         label = labelled(total.fold("argmax", [1]), classlabels_int64s, classlabels_strings)
         return label, transformed(total, post_transform).cast("f32")
-    only, positive = forest.targets[0], all(w >= 0 for w in forest.weights)
-    forest.targets = [0] * len(forest.targets)
-    score = scores(X, forest, 1, "SUM")
+    only, positive = int(forest.targets[0]), bool((forest.weights >= 0).all())
+    score = scores(X, replace(forest, targets=np.zeros_like(forest.targets)), 1, "SUM")
     if base:
         score = score + float(base[-1] if len(base) == 2 else base[0])
     return binary(score, only, positive, post_transform, classlabels_int64s, classlabels_strings)
@@ -226,40 +225,33 @@ def tree_ensemble(X: Tensor, *, aggregate_function: int = 1, leaf_targetids: Seq
                   nodes_truenodeids: Sequence[int], nodes_trueleafs: Sequence[int], post_transform: int = 0,
                   tree_roots: Sequence[int]) -> Tensor:
     """Nodes and leaves stand in tables of their own; a set of members is a run of values that ends with NaN."""
-    forest = Forest("f64" if X.dtype == "f64" else "f32")
-    leaf = len(nodes_splits)
+    owner, count, leaves = builder().origin, len(nodes_splits.ravel()), len(leaf_targetids)
+    modes = nodes_modes.ravel()
+    if modes.size and not 0 <= int(modes.min()) <= int(modes.max()) < len(MODES_5):
+        raise ModelError(f"{owner}: node mode {modes[(modes < 0) | (modes >= len(MODES_5))][0]} is none of {', '.join(MODES_5)}")
+    first = np.arange(leaves)
+    ways = []
+    for ids, is_leaf, end in ((nodes_truenodeids, nodes_trueleafs, first), (nodes_falsenodeids, nodes_falseleafs, first + 1)):
+        to_leaf = whole(is_leaf) != 0
+        way = whole(ids) + count * to_leaf
+        if ((way < count * to_leaf) | (way >= np.where(to_leaf, count + leaves, count))).any():
+            raise ModelError(f"{owner}: a node leads to one that is not there")
+        ways.append(np.concatenate([way, end]))
+    nothing = np.zeros(leaves, np.int64)
+    members = np.flatnonzero(modes == MEMBER).tolist()
     sets = member_sets(membership_values)
-    missing = list(nodes_missing_value_tracks_true or [0] * leaf)
-    for n in range(leaf):
-        mode = MODES_5[int(nodes_modes.ravel()[n])]
-        yes = nodes_truenodeids[n] + (leaf if nodes_trueleafs[n] else 0)
-        no = nodes_falsenodeids[n] + (leaf if nodes_falseleafs[n] else 0)
-        split = float(nodes_splits.ravel()[n])
-        if mode == "BRANCH_MEMBER":
-            members = sets.pop(0)
-            split = float(len(forest.members))
-            forest.members += [float(len(members)), *members]
-        forest.rows.append((MEMBER if mode == "BRANCH_MEMBER" else MODES.index(mode), int(nodes_featureids[n]), yes, no, int(missing[n])))
-        forest.thresholds.append(split)
-    for n, (target, weight) in enumerate(zip(leaf_targetids, leaf_weights.ravel().tolist(), strict=True)):
-        forest.rows.append((LEAF, 0, n, n + 1, 0))
-        forest.thresholds.append(0.0)
-        forest.targets.append(target)
-        forest.weights.append(weight)
-    lone = [_is_lone_leaf(r, nodes_trueleafs, nodes_falseleafs, nodes_truenodeids, nodes_falsenodeids) for r in tree_roots]
-    forest.roots = [nodes_truenodeids[r] + leaf if alone else r for r, alone in zip(tree_roots, lone, strict=True)]
-    if any(not 0 <= n < len(forest.rows) for row in forest.rows if row[0] != LEAF for n in row[2:4]):
-        raise ModelError(f"{builder().origin}: a node leads to one that is not there")
-    for target in forest.targets:
-        if not 0 <= target < (n_targets or 1):
-            raise ModelError(f"{builder().origin}: leaf target {target} of {n_targets or 1}")
-    y = scores(X, forest, n_targets or 1, AGGREGATES_5[aggregate_function])
+    if len(sets) < len(members):
+        raise ModelError(f"{owner}: {len(members)} nodes ask for membership, membership_values has {len(sets)} sets")
+    roots = whole(tree_roots)
+    if roots.size and not 0 <= int(roots.min()) <= int(roots.max()) < count:
+        raise ModelError(f"{owner}: a tree starts at a node that is not there")
+    forest = Forest(
+        "f64" if X.dtype == "f64" else "f32", mode=np.concatenate([modes.astype(np.int8), np.full(leaves, LEAF, np.int8)]),
+        feature=np.concatenate([whole(nodes_featureids), nothing]), threshold=np.concatenate([nodes_splits.ravel(), nothing]),
+        yes=ways[0], no=ways[1], missing=np.concatenate([whole(nodes_missing_value_tracks_true or [0] * count), nothing]) != 0,
+        roots=roots, targets=whole(leaf_targetids), weights=leaf_weights.ravel(), sets=dict(zip(members, sets, strict=False)))
+    y = scores(X, check_acyclic(forest), n_targets or 1, AGGREGATES_5[aggregate_function])
     return transformed(y, TRANSFORMS_5[post_transform]).cast(X.dtype)
-
-
-def _is_lone_leaf(root: int, yes_leaf: Sequence[int], no_leaf: Sequence[int], yes: Sequence[int], no: Sequence[int]) -> bool:
-    """A tree of one leaf is a node whose two ways lead to the same leaf."""
-    return bool(yes_leaf[root] and no_leaf[root] and yes[root] == no[root])
 
 
 def member_sets(values: np.ndarray | None) -> list[list[float]]:
