@@ -14,6 +14,7 @@ import numpy as np
 
 from gpuonnx.codegen.cache import KernelCache
 from gpuonnx.config import default_threads
+from gpuonnx.devices.choose import accelerator_for
 from gpuonnx.devices.cpu import Cpu
 from gpuonnx.devices.device import Accelerator
 from gpuonnx.errors import InputError
@@ -249,7 +250,6 @@ def load(model: Any, device: str = "auto", threads: int | None = None, precision
     winograd: auto, f2 or off. passes: {name: False} switches a pass off. limits: `gpuonnx.Limits`.
     custom_ops: modules or functions already declared with `@gpuonnx.op` (importing them is enough).
     Raises ModelError, UnsupportedOp, UnsupportedType, DeviceError."""
-    from gpuonnx.devices.choose import accelerator_for
     if precision not in (None, "highest", "auto"):
         raise InputError(f"precision {precision!r} is not known; None, 'highest' and 'auto' compute in the model's own types")
     if winograd not in ("auto", "f2", "off"):
@@ -257,10 +257,11 @@ def load(model: Any, device: str = "auto", threads: int | None = None, precision
     if threads is not None and threads < 1:
         raise InputError(f"threads must be at least 1, not {threads}")
     off = frozenset(name for name, on in (passes or {}).items() if not on)
-    source = open_model(model, limits)
+    cache = KernelCache(cache_dir)
+    source = open_model(model, limits, cache)
     name, accelerator = accelerator_for(device)
     options = Options(winograd, off, None, memory_limit)
-    return Session(source, limits, name, accelerator, threads, options, KernelCache(cache_dir))
+    return Session(source, limits, name, accelerator, threads, options, cache)
 
 
 _sessions: OrderedDict[Any, Session] = OrderedDict()

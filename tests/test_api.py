@@ -14,6 +14,7 @@ from models import FLOAT, add, linear, linear_answer, model
 from onnx import helper
 
 import gpuonnx
+from gpuonnx.devices import choose
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((4, 3), dtype=np.float32)
@@ -39,6 +40,15 @@ def test_importing_is_light() -> None:
     seconds, modules = out.split(" ", 1)
     print(f"import gpuonnx: {float(seconds) * 1000:.1f} ms")
     assert modules.strip() == "[]"
+
+
+def test_auto_says_once_why_it_runs_on_the_cpu(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    monkeypatch.setattr(choose, "find_spec", lambda name: None)
+    monkeypatch.setattr(choose, "_said", set())
+    with caplog.at_level("INFO", "gpuonnx"):
+        assert [choose.accelerator_for("auto") for _ in range(2)] == [("cpu", None)] * 2
+    assert [r.getMessage()[:48] for r in caplog.records] == ["running on the CPU: CuPy is not installed: pip i"]
 
 
 def test_public_names() -> None:

@@ -216,6 +216,17 @@ def test_blobs_small_and_mapped(tmp_path) -> None:
     assert store.get(keys[1]) is None and not path.exists()
 
 
+@pytest.mark.parametrize("at", [64, 5000, 64 + 1_000_000, -1])
+def test_a_blobs_head_is_checked_in_full_and_the_rest_by_samples(tmp_path, at: int) -> None:
+    store, key = KernelCache(tmp_path), fingerprint("head")
+    assert store.put(key, bytes(3_000_000), 1_000_001) and store.get(key) is not None
+    path = store.blobs.path(key)
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+    assert store.get(key) is None
+
+
 def test_oldest_entries_are_pruned(tmp_path) -> None:
     store = KernelCache(tmp_path)
     for n in range(4):

@@ -1,6 +1,6 @@
 """What was compiled or packed once, kept on disk by content and shared by processes.
 
-An entry is one file: a header of 64 bytes (magic, length, digest), then the payload. Files appear by rename, so a reader sees a
+An entry is one file: a header of 64 bytes (magic, length, digest, how much of it is digested in full), then the payload. Files appear by rename, so a reader sees a
 whole entry or none; one that does not match its digest is deleted and made again. A directory that cannot be written is only read.
 """
 from __future__ import annotations
@@ -25,11 +25,13 @@ from gpuonnx.ir.dims import Poly, Real
 from gpuonnx.ir.expr import Expr, postorder
 from gpuonnx.kernels.contract import Kernel
 
-MAGIC = b"GPUONNX1"
-HEADER = struct.Struct("<8sQ32s16x")
+MAGIC = b"GPUONNX2"
+HEADER = struct.Struct("<8sQ32sQ8x")
 MAPPED = 1 << 20
-WHOLE, PAGES, PAGE = 4 << 20, 256, 4096
+WHOLE, PAGES, PAGE = 4 << 20, 64, 4096
 PACKAGE = Path(__file__).resolve().parent.parent
+GENERATORS = ("./ir", "./kernels/cpu", "./codegen")
+SOURCES = (".py", ".cu", ".cuh")
 Payload = bytes | memoryview
 
 
@@ -37,17 +39,26 @@ Payload = bytes | memoryview
 def generator() -> bytes:
     """Digest of the sources (names, sizes, times of change) that decide what a kernel's key compiles to, and of the compilers' versions."""
     digest = sha256()
-    for folder in ("ir", "kernels/cpu", "codegen"):
-        with os.scandir(PACKAGE / folder) as entries:
-            for entry in sorted(entries, key=lambda e: e.name):
-                if entry.name.endswith(".py"):
-                    status = entry.stat()
-                    digest.update(f"{folder}/{entry.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    for folder in GENERATORS:
+        digest.update(stamps(PACKAGE / folder, folder))
     for name in ("llvmlite", "numba"):
         found = find_spec(name)
         version = Path(found.origin).with_name("_version.py") if found and found.origin else None
         digest.update(name.encode() + (version.read_bytes() if version and version.exists() else b"?"))
     return digest.digest()
+
+
+def stamps(folder: str | os.PathLike[str], name: str, below: bool = False) -> bytes:
+    """Names, sizes and times of change of the sources in a folder, and in those below it that are no generators."""
+    found, folders = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(SOURCES):
+                status = entry.stat()
+                found.append(f"{name}/{entry.name} {status.st_size} {status.st_mtime_ns}\n")
+            elif below and "." not in entry.name and entry.name != "__pycache__" and f"{name}/{entry.name}" not in GENERATORS and entry.is_dir():
+                folders.append(entry.name)
+    return "".join(sorted(found)).encode() + b"".join(stamps(os.path.join(folder, f), f"{name}/{f}", True) for f in sorted(folders))
 
 
 def fingerprint(*parts: Any) -> str:
@@ -100,17 +111,17 @@ def kernel_symbol(kernel: Kernel, digest: str | None = None) -> str:
     return f"{name}_{(digest or kernel_digest(kernel))[:24]}"
 
 
-def _digest(payload: Payload) -> bytes:
-    """BLAKE2 of the payload; of its length and evenly spread pages where it is too big to be read whole at each load."""
+def _digest(payload: Payload, whole: int) -> bytes:
+    """BLAKE2 of the length, the first `whole` bytes, and the rest: of evenly spread pages where it is too big to be read at each load."""
     size = len(payload)
-    digest = blake2b(size.to_bytes(8, "little"), digest_size=32)
-    if size <= WHOLE:
-        digest.update(payload)
-    else:
-        step = (size - PAGE) // (PAGES - 1)
-        for i in range(PAGES):
-            digest.update(payload[i * step:i * step + PAGE])
-        digest.update(payload[size - PAGE:])
+    digest = blake2b(struct.pack("<QQ", size, whole), digest_size=32)
+    if size - whole <= PAGES * PAGE:
+        whole = size
+    digest.update(payload[:whole])
+    if whole < size:
+        step = (size - PAGE - whole) // (PAGES - 1)
+        for at in (*range(whole, whole + step * (PAGES - 1), step), size - PAGE):
+            digest.update(payload[at:at + PAGE])
     return digest.digest()
 
 
@@ -130,24 +141,27 @@ class Store:
             with open(path, "rb") as file:
                 head = file.read(HEADER.size)
                 if len(head) == HEADER.size:
-                    magic, size, digest = HEADER.unpack(head)
+                    magic, size, digest, whole = HEADER.unpack(head)
                     payload = _read(file, size)
-                    if magic == MAGIC and payload is not None and _digest(payload) == digest:
+                    if magic == MAGIC and payload is not None and _digest(payload, whole) == digest:
                         return payload
         except (OSError, ValueError):
             return None
         _remove(path)
         return None
 
-    def put(self, key: str, payload: Payload) -> bool:
-        """Store; False where the directory cannot be written."""
+    def put(self, key: str, payload: Payload, whole: int | None = None) -> bool:
+        """Store; False where the directory cannot be written. A load reads the first `whole` bytes in full and samples the rest
+        (default: all up to 4 MiB)."""
         path = self.path(key)
         temporary = ""
+        if whole is None:
+            whole = len(payload) if len(payload) <= WHOLE else 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             handle, temporary = tempfile.mkstemp(prefix=".", suffix=".new", dir=path.parent)
             with open(handle, "wb") as file:
-                file.write(HEADER.pack(MAGIC, len(payload), _digest(payload)))
+                file.write(HEADER.pack(MAGIC, len(payload), _digest(payload, whole), whole))
                 file.write(payload)
             os.replace(temporary, path)
         except OSError:
@@ -257,8 +271,9 @@ class KernelCache:
         """A blob by its `fingerprint`."""
         return self.blobs.get(key)
 
-    def put(self, key: str, payload: Payload) -> bool:
-        return self.blobs.put(key, payload)
+    def put(self, key: str, payload: Payload, whole: int | None = None) -> bool:
+        """Keep a blob; see `Store.put`."""
+        return self.blobs.put(key, payload, whole)
 
     def sizes(self) -> dict[str, tuple[int, int]]:
         """{kind: (entries, bytes)} on disk."""

@@ -20,6 +20,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+from gpuonnx.codegen.linker import Unlinkable, link
 from gpuonnx.config import cache_dir
 from gpuonnx.errors import CompileError
 from gpuonnx.kernels.contract import CTX_CODE, ERROR_DOMAIN, Kernel
@@ -302,7 +303,6 @@ def load(objects: Mapping[str, bytes]) -> Engine:
 
 
 def _link(objects: Mapping[str, bytes]) -> dict[str, int]:
-    from gpuonnx.codegen.linker import Unlinkable, link
     for symbol, obj in objects.items():
         check(obj, symbol)
     try:
