@@ -1,7 +1,8 @@
 """What was compiled or packed once, kept on disk by content and shared by processes.
 
-An entry is one file: a header of 64 bytes (magic, length, digest, how much of it is digested in full), then the payload. Files appear by rename, so a reader sees a
-whole entry or none; one that does not match its digest is deleted and made again. A directory that cannot be written is only read.
+An entry is one file: a header of 64 bytes (magic, length, digest, how much of it is digested in full), then the payload. Files
+appear by rename, so a reader sees a whole entry or none; one that does not match its digest is deleted and made again. A directory
+that cannot be written is only read.
 """
 from __future__ import annotations
 

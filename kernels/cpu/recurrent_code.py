@@ -1,193 +1,370 @@
-"""The bodies of the recurrent kernels, compiled by Numba. One task runs one direction of some batch entries through time.
+"""The bodies of the recurrent kernels as vector code, lanes along the hidden units. One task runs one direction of some batch
+entries through time.
 
-`words` holds, in order: pointers, sizes, strides in elements (`recurrent.NAMES`). Gates of x come in computed; here are the
-products with the hidden state, as sums of rows of the transposed recurrence weights, and the gates' functions.
+Gates of x come in computed; here are the products with the hidden state and the gates' functions. States and gates lie in work
+memory, each gate padded with zeros to whole vectors, the recurrence weights in panels of PANEL vectors of columns, their rows
+padded to a multiple of ROWS.
 """
 from __future__ import annotations
 
-import math
-from functools import cache
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from numba import float32, float64
-from numba.extending import register_jitable
+import llvmlite.ir as ir
 
-from gpuonnx.kernels.cpu.pointers import pointer
-
-RELU, TANH, SIGMOID, AFFINE, LEAKY_RELU, THRESHOLDED_RELU, SCALED_TANH, HARD_SIGMOID, ELU, SOFTSIGN, SOFTPLUS = range(11)
-
-
-@register_jitable
-def activated(code: Any, x: Any, alpha: Any, beta: Any) -> Any:
-    if code == SIGMOID:
-        return 1 / (1 + math.exp(-x))
-    if code == TANH:
-        return math.tanh(x)
-    if code == RELU:
-        return max(x, x * 0)
-    if code == AFFINE:
-        return alpha * x + beta
-    if code == LEAKY_RELU:
-        return x if x >= 0 else alpha * x
-    if code == THRESHOLDED_RELU:
-        return x if x > alpha else x * 0
-    if code == SCALED_TANH:
-        return alpha * math.tanh(beta * x)
-    if code == HARD_SIGMOID:
-        return min(max(alpha * x + beta, x * 0), x * 0 + 1)
-    if code == ELU:
-        return x if x >= 0 else alpha * (math.exp(x) - 1)
-    if code == SOFTSIGN:
-        return x / (1 + abs(x))
-    return math.log(1 + math.exp(x)) if x < 30 else x
+from gpuonnx.ir.types import size
+from gpuonnx.kernels.cpu.lanes import I32, I64, PTR, STORED
+from gpuonnx.kernels.cpu.micro import Code, entry, internal, lanes_of
+from gpuonnx.kernels.cpu.recurrent import CODES, GROUPS, PANEL, ROWS, Form
+from gpuonnx.kernels.cpu.scalars import EMITTERS
 
 
-@cache
-def kernel(cell: str, dtype: str) -> Any:  # noqa: C901
-    """The kernel of `cell` (rnn, gru, lstm) for float32 or float64."""
-    real, at, ints, unit = (float32 if dtype == "f32" else float64), pointer(dtype), pointer("i32"), 4 if dtype == "f32" else 8
+def activated(b: Code, dtype: str, name: str, x: Any, alpha: Any, beta: Any) -> Any:
+    """An activation function of ONNX's recurrent operators; a NaN stays one."""
+    zero, one = b.const(0, dtype), b.const(1, dtype)
 
-    @register_jitable
-    def clipped(x: Any, limit: Any) -> Any:
-        return x if limit <= 0 else min(max(x, -limit), limit)
+    def scalar(op: str, value: Any) -> Any:
+        return EMITTERS[op](b, dtype, value)
+    match name:
+        case "Affine": return b.madd(alpha, x, beta)
+        case "LeakyRelu": return b.select(b.fcmp(">=", x, zero), x, b.fmul(alpha, x))
+        case "ThresholdedRelu": return b.select(b.fcmp(">", x, alpha), x, b.fmul(x, zero))
+        case "ScaledTanh": return b.fmul(alpha, scalar("tanh", b.fmul(beta, x)))
+        case "HardSigmoid": return b.pick("<", one, b.pick(">", zero, b.madd(alpha, x, beta)))
+        case "Elu": return b.select(b.fcmp(">=", x, zero), x, b.fmul(alpha, b.fsub(scalar("exp", x), one)))
+        case "Softsign": return b.fdiv(x, b.fadd(one, scalar("abs", x)))
+        case "Softplus": return b.select(b.fcmp("<", x, b.const(30, dtype)), scalar("log1p", scalar("exp", x)), x)
+    return scalar(name.lower(), x)
 
-    @register_jitable
-    def product(gates: Any, first: Any, count: Any, h: Any, hidden: Any, r: Any, line: Any) -> None:
-        """gates[first:first + count] += h @ r[:, first:first + count], a row of r having `line` elements."""
-        for k in range(hidden):
-            value = h[k]
-            base = k * line + first
-            for j in range(count):
-                gates[first + j] += r[base + j] * value
 
-    @register_jitable
-    def function(words: Any, number: Any, x: Any) -> Any:
-        return real(activated(words[47 + number], x, at(words[46])[2 * number], at(words[46])[2 * number + 1]))
+def product(module: Any, dtype: str) -> Any:
+    """product(args, gates, state, scale, weights, panels, rows): gates[panel] += state @ weights[panel] * scale."""
+    width, unit = lanes_of(dtype), size(dtype)
+    b, function, (gates, state, scale, weights, panels, rows) = internal(module, "product", width, (), [PTR, PTR, STORED[dtype], PTR, I64, I64])
+    scale = b.splat(scale)
+    line = PANEL * width * unit
+    with b.counted(panels) as panel:
+        here = b.shifted(weights, b.mul(panel, b.mul(rows, I64(line))))
 
-    @register_jitable
-    def rnn(words: Any, h: Any, q: Any, c: Any, gates: Any, r: Any, p: Any, extra: Any, hidden: Any, limit: Any, first: Any) -> None:
-        product(gates, 0, hidden, q, hidden, r, hidden)
-        for j in range(hidden):
-            h[j] = function(words, first, clipped(gates[j], limit))
+        def body(k: Any, sums: list[Any]) -> list[Any]:
+            out = []
+            for r in range(ROWS):
+                row = b.add(k, I64(r))
+                value = b.splat(b.load(b.shifted(state, b.mul(row, I64(unit))), typ=STORED[dtype], align=unit))
+                start = b.shifted(here, b.mul(row, I64(line)))
+                for v in range(PANEL):
+                    out.append(b.madd(value, b.read(b.shifted(start, v * width * unit), dtype), sums[r * PANEL + v]))
+            return out
+        sums = b.carry(I64(0), rows, ROWS, [b.const(0, dtype)] * (ROWS * PANEL), body)
+        for v in range(PANEL):
+            into = b.shifted(b.shifted(gates, b.mul(panel, I64(line))), v * width * unit)
+            total = sums[v]
+            for r in range(1, ROWS):
+                total = b.fadd(total, sums[r * PANEL + v])
+            b.write(b.madd(total, scale, b.read(into, dtype)), into, dtype)
+    b.ret_void()
+    return function
 
-    @register_jitable
-    def gru(words: Any, h: Any, q: Any, c: Any, gates: Any, r: Any, p: Any, extra: Any, hidden: Any, limit: Any, first: Any) -> None:
-        """gates: z, r, h. With linear_before_reset (words[44]) the bias `extra` of h belongs to the recurrent product."""
-        product(gates, 0, 2 * hidden, q, hidden, r, 3 * hidden)
-        for j in range(2 * hidden):
-            gates[j] = function(words, first, clipped(gates[j], limit))
-        if words[44] != 0:
-            for j in range(hidden):
-                c[j] = extra[j]
-            for k in range(hidden):
-                value = h[k]
-                base = k * 3 * hidden + 2 * hidden
-                for j in range(hidden):
-                    c[j] += r[base + j] * value
-            for j in range(hidden):
-                gates[2 * hidden + j] += gates[hidden + j] * c[j]
+
+@contextmanager
+def across(b: Code, count: Any) -> Iterator[tuple[Any, Any]]:
+    """Each vector of `count` elements: its first element, the mask of those that exist."""
+    with b.counted(count, b.width) as first:
+        yield first, b.lanes_below(b.sub(count, first))
+
+
+def moves(module: Any, dtype: str, into: bool) -> Any:
+    """spread(args, strided, stride, dense, count): from `strided` to `dense`, its last vector filled up with zeros, zeros where the
+    address is 0; collect: the other way, nothing where it is 0. `stride` in bytes."""
+    width, unit = lanes_of(dtype), size(dtype)
+    b, function, (strided, stride, dense, count) = internal(module, "spread" if into else "collect", width, (), [I64, I64, PTR, I64])
+    there = b.icmp_signed("!=", strided, I64(0))
+    offsets = b.mul(b.iota("i64"), b.splat(b.sdiv(stride, I64(unit))))
+    unit_stride = b.icmp_signed("==", stride, I64(unit))
+    if not into:
+        with b.if_then(b.not_(there)):
+            b.ret_void()
+    with across(b, count) as (first, mask):
+        near = b.shifted(dense, b.mul(first, I64(unit)))
+        far = b.address(b.add(strided, b.mul(first, stride)))
+        if into:
+            mask = b.and_(mask, b.splat(there))
+        with b.if_else(unit_stride) as (plain, general):
+            with plain:
+                b.write(b.read(far, dtype, mask), near, dtype) if into else b.write(b.read(near, dtype), far, dtype, mask)
+            with general:
+                if into:
+                    b.write(b.gather(far, offsets, dtype, mask), near, dtype)
+                else:
+                    b.scatter(b.read(near, dtype), far, offsets, dtype, mask)
+    b.ret_void()
+    return function
+
+
+@dataclass
+class State:
+    """Where one batch entry's vectors lie: hidden state, what the product reads of it, second state, gates by number."""
+
+    h: Any
+    q: Any
+    c: Any
+    gates: Sequence[Any]
+
+
+class Cell:
+    """The kernel of one form under construction."""
+
+    def __init__(self, form: Form, symbol: str) -> None:
+        self.form, self.dtype, self.unit = form, form.dtype, size(form.dtype)
+        self.module = ir.Module(symbol)
+        self.product = product(self.module, self.dtype)
+        self.spread, self.collect = (moves(self.module, self.dtype, into) for into in (True, False))
+        self.b, _, self.task = entry(self.module, symbol, lanes_of(self.dtype), form.names)
+        self.words = {name: self.b.word(name) for name in form.names}
+        self.scale = self.b.array(STORED[self.dtype], 1)
+
+    def text(self) -> str:
+        b, w = self.b, self.words
+        parts = b.udiv(b.add(w["batch"], b.sub(w["group"], I64(1))), w["group"])
+        self.direction = b.udiv(self.task, parts)
+        self.first = b.mul(b.urem(self.task, parts), w["group"])
+        self.entries = b.least(w["group"], b.sub(w["batch"], self.first))
+        self.room = b.add(w["work"], b.mul(self.task, w["room"]))
+        self.padded = b.mul(b.udiv(b.add(w["hidden"], I64(b.width - 1)), I64(b.width)), I64(b.width))
+        self.weights = b.add(w["r"], b.mul(self.direction, w["r.direction"]))
+        with b.counted(self.entries) as e:
+            for name, at in (("h0", "h"), ("c0", "c")):
+                b.call(self.spread, [b.args, self.outside(name, self.direction, b.add(self.first, e)), w[f"{name}.2"],
+                                     getattr(self.state(e), at), w["hidden"]])
+        with b.counted(w["length"]) as number:
+            if self.form.quantized:
+                self.quantize()
+            with b.counted(self.entries) as e:
+                self.turn(number, e)
+        with b.counted(self.entries) as e:
+            state = self.state(e)
+            for name, vector in (("yh", state.h), ("yc", state.c)):
+                self.give(name, vector, self.direction, b.add(self.first, e))
+        b.ret_void()
+        return str(self.module)
+
+    def outside(self, name: str, *where: Any) -> Any:
+        """The address of a row of an input or output, 0 where there is none."""
+        b, base = self.b, self.words[name]
+        here = base
+        for k, i in enumerate(where):
+            here = b.add(here, b.mul(i, self.words[f"{name}.{k}"]))
+        return b.select(b.icmp_signed("==", base, I64(0)), base, here)
+
+    def give(self, name: str, vector: Any, *where: Any) -> None:
+        self.b.call(self.collect, [self.b.args, self.outside(name, *where), self.words[f"{name}.{len(where)}"], vector, self.words["hidden"]])
+
+    def panels(self, gates: int) -> Any:
+        columns = self.b.mul(self.padded, I64(gates))
+        return self.b.udiv(self.b.add(columns, I64(PANEL * self.b.width - 1)), I64(PANEL * self.b.width))
+
+    def bytes(self, panels: Any) -> Any:
+        return self.b.mul(panels, I64(PANEL * self.b.width * self.unit))
+
+    def state(self, e: Any) -> State:
+        b, one = self.b, self.b.mul(self.padded, I64(self.unit))
+        second = self.bytes(self.panels(1))
+        own = b.add(b.add(one, one), second)
+        h = b.address(b.add(self.room, b.mul(e, own)))
+        q = b.shifted(h, one)
+        at = b.address(b.add(self.room, b.mul(self.entries, own)))
+        gates = []
+        for count in GROUPS[self.form.cell]:
+            gates += [b.shifted(at, b.mul(one, I64(k))) for k in range(count)]
+            at = b.shifted(at, self.bytes(self.panels(count)))
+        return State(h, q if self.form.quantized else h, b.shifted(q, one), gates)
+
+    def turn(self, number: Any, e: Any) -> None:
+        """One entry at one time; past its length its outputs are 0."""
+        b, w = self.b, self.words
+        batch, state = b.add(self.first, e), self.state(e)
+        steps = w["length"]
+        if self.form.lengths:
+            given = b.sext(b.load(b.address(b.add(w["lens"], b.mul(batch, w["lens.0"]))), typ=I32, align=4), I64)
+            steps = b.least(b.select(b.icmp_signed("<", given, I64(0)), I64(0), given), steps)
+        with b.if_else(b.icmp_signed("<", number, steps)) as (inside, past):
+            with past:
+                b.call(self.spread, [b.args, I64(0), I64(self.unit), state.gates[0], w["hidden"]])
+                self.give("y", state.gates[0], number, self.direction, batch)
+            with inside:
+                backwards = b.or_(b.icmp_signed("==", w["mode"], I64(1)),
+                                  b.and_(b.icmp_signed("==", w["mode"], I64(2)), b.icmp_signed("==", self.direction, I64(1))))
+                t = b.select(backwards, b.sub(b.sub(steps, I64(1)), number), number)
+                self.read_gates(state, t, batch)
+                {"rnn": self.rnn, "gru": self.gru, "lstm": self.lstm}[self.form.cell](state)
+                self.give("y", state.h, t, self.direction, batch)
+
+    def read_gates(self, state: State, t: Any, batch: Any) -> None:
+        b, w = self.b, self.words
+        line = b.mul(w["hidden"], w["x.2"])
+        first = b.add(self.outside("x", t, batch), b.mul(b.mul(self.direction, I64(len(state.gates))), line))
+        for k, gate in enumerate(state.gates):
+            b.call(self.spread, [b.args, b.add(first, b.mul(I64(k), line)), w["x.2"], gate, w["hidden"]])
+
+    def multiply(self, gates: Any, state: Any, group: int) -> None:
+        """gates of a group += state @ its weights."""
+        b = self.b
+        rows = b.mul(b.udiv(b.add(self.words["hidden"], I64(ROWS - 1)), I64(ROWS)), I64(ROWS))
+        weights = self.weights
+        for before in GROUPS[self.form.cell][:group]:
+            weights = b.add(weights, b.mul(self.bytes(self.panels(before)), rows))
+        kind = STORED[self.dtype]
+        scale = b.load(self.scale, typ=kind, align=self.unit) if self.form.quantized else ir.Constant(kind, 1.0)
+        b.call(self.product, [b.args, gates, state, scale, b.address(weights), self.panels(GROUPS[self.form.cell][group]), rows])
+
+    @contextmanager
+    def units(self) -> Iterator[Units]:
+        with across(self.b, self.words["hidden"]) as (first, mask):
+            yield Units(self.b, self.dtype, self.b.mul(first, I64(self.unit)), mask)
+
+    def function(self, number: int, x: Any) -> Any:
+        """Function `number` of this direction."""
+        b, (first, *others) = self.b, self.form.functions
+        place = b.mul(b.add(b.mul(self.direction, I64(len(first))), I64(number)), I64(2 * self.unit))
+        alpha, beta = (self.number(b.add(place, I64(k * self.unit))) for k in (0, 1))
+        value = activated(b, self.dtype, CODES[first[number]], x, alpha, beta)
+        for codes in others:
+            backwards = activated(b, self.dtype, CODES[codes[number]], x, alpha, beta)
+            value = b.select(b.icmp_signed("==", self.direction, I64(0)), value, backwards)
+        return value
+
+    def number(self, offset: Any) -> Any:
+        """One of the functions' numbers, in all lanes."""
+        b = self.b
+        return b.splat(b.load(b.address(b.add(self.words["numbers"], offset)), typ=STORED[self.dtype], align=self.unit))
+
+    def clipped(self, x: Any) -> Any:
+        if not self.form.clip:
+            return x
+        b = self.b
+        limit = self.number(self.words["clip"])
+        return b.pick("<", limit, b.pick(">", b.fneg(limit), x))
+
+    def rnn(self, s: State) -> None:
+        self.multiply(s.gates[0], s.q, 0)
+        with self.units() as u:
+            u.put(s.h, self.function(0, self.clipped(u.get(s.gates[0]))))
+
+    def gru(self, s: State) -> None:
+        """Gates z, r, h; with linear_before_reset the bias `extra` of h belongs to the recurrent product."""
+        b = self.b
+        gate_z, gate_r, gate_h = s.gates
+        self.multiply(gate_z, s.q, 0)
+        with self.units() as u:
+            for gate in (gate_z, gate_r):
+                u.put(gate, self.function(0, self.clipped(u.get(gate))))
+        if self.form.linear_before_reset:
+            b.call(self.spread, [b.args, self.outside("extra", self.direction), self.words["extra.1"], s.c, self.words["hidden"]])
+            self.multiply(s.c, s.h, 1)
+            with self.units() as u:
+                u.put(gate_h, b.madd(u.get(gate_r), u.get(s.c), u.get(gate_h)))
         else:
-            for j in range(hidden):
-                c[j] = gates[hidden + j] * h[j]
-            product(gates, 2 * hidden, hidden, c, hidden, r, 3 * hidden)
-        for j in range(hidden):
-            new = function(words, first + 1, clipped(gates[2 * hidden + j], limit))
-            z = gates[j]
-            h[j] = (1 - z) * new + z * h[j]
+            with self.units() as u:
+                u.put(s.c, b.fmul(u.get(gate_r), u.get(s.h)))
+            self.multiply(gate_h, s.c, 1)
+        with self.units() as u:
+            new, z = self.function(1, self.clipped(u.get(gate_h))), u.get(gate_z)
+            u.put(s.h, b.madd(z, u.get(s.h), b.fmul(b.fsub(b.const(1, self.dtype), z), new)))
 
-    @register_jitable
-    def lstm(words: Any, h: Any, q: Any, c: Any, gates: Any, r: Any, p: Any, extra: Any, hidden: Any, limit: Any, first: Any) -> None:
-        """gates: i, o, f, c; peepholes p: i, o, f (words[4]: whether there are any)."""
-        product(gates, 0, 4 * hidden, q, hidden, r, 4 * hidden)
-        if words[4] != 0:
-            for j in range(hidden):
-                gates[j] += p[j] * c[j]
-                gates[2 * hidden + j] += p[2 * hidden + j] * c[j]
-        for j in range(hidden):
-            i = function(words, first, clipped(gates[j], limit))
-            f = 1 - i
-            if words[45] == 0:
-                f = function(words, first, clipped(gates[2 * hidden + j], limit))
-            new = function(words, first + 1, clipped(gates[3 * hidden + j], limit))
-            c[j] = f * c[j] + i * new
-            if words[4] != 0:
-                gates[hidden + j] += p[hidden + j] * c[j]
-            o = function(words, first, clipped(gates[hidden + j], limit))
-            h[j] = o * function(words, first + 2, c[j])
+    def lstm(self, s: State) -> None:
+        """Gates i, o, f, c; peepholes i, o, f."""
+        b = self.b
+        gate_i, gate_o, gate_f, gate_c = s.gates
+        self.multiply(gate_i, s.q, 0)
+        with self.units() as u:
+            def through(number: int, gate: Any, peephole: int, state: Any) -> Any:
+                value = u.get(gate)
+                if self.form.peepholes:
+                    here = b.add(self.outside("p", self.direction), b.mul(self.words["hidden"], I64(peephole * self.unit)))
+                    value = b.madd(u.read(here), state, value)
+                return self.function(number, self.clipped(value))
+            c = u.get(s.c)
+            i = through(0, gate_i, 0, c)
+            f = b.fsub(b.const(1, self.dtype), i) if self.form.input_forget else through(0, gate_f, 2, c)
+            c = b.madd(f, c, b.fmul(i, self.function(1, self.clipped(u.get(gate_c)))))
+            u.put(s.c, c)
+            u.put(s.h, b.fmul(through(0, gate_o, 1, c), self.function(2, c)))
 
-    step = {"rnn": rnn, "gru": gru, "lstm": lstm}[cell]
-    count, functions, states = {"rnn": 1, "gru": 3, "lstm": 4}[cell], {"rnn": 1, "gru": 2, "lstm": 3}[cell], cell == "lstm"
+    def quantize(self) -> None:
+        """scale * q = h through 8 bits, one scale and zero point for all entries from the range of h (as DynamicQuantizeLinear)."""
+        b, zero, most = self.b, self.b.const(0, self.dtype), self.b.const(255, self.dtype)
+        ends = [b.array(b.vector(STORED[self.dtype]), 1, 64) for _ in range(2)]
+        for end in ends:
+            b.write(zero, end, self.dtype)
+        with b.counted(self.entries) as e:
+            s = self.state(e)
+            with self.units() as u:
+                for end, operator in zip(ends, "<>", strict=True):
+                    b.write(b.pick(operator, b.read(end, self.dtype), u.get(s.h)), end, self.dtype)
+        low, high = (b.across(lambda x, y, o=operator: b.pick(o, x, y), b.read(end, self.dtype)) for end, operator in zip(ends, "<>", strict=True))
+        scale = b.select(b.fcmp(">", high, low), b.fdiv(b.fsub(high, low), most), b.const(1, self.dtype))
+        b.store(b.lane(scale), self.scale, align=self.unit)
 
-    @register_jitable
-    def quantized(h: Any, q: Any, count: Any) -> None:
-        """q = h through 8 bits, scale and zero point from its range (as DynamicQuantizeLinear)."""
-        low, high = real(0), real(0)
-        for k in range(count):
-            low, high = min(low, h[k]), max(high, h[k])
-        scale = (high - low) / real(255) if high > low else real(1)
-        zero = real(min(max(round(-low / scale), 0), 255))
-        for k in range(count):
-            q[k] = (min(max(real(round(h[k] / scale)) + zero, real(0)), real(255)) - zero) * scale
-
-    def run(context: Any, words: Any, task: Any) -> None:  # noqa: C901
-        xw, h0, c0, lens, y, yh, yc = at(words[0]), at(words[2]), at(words[3]), ints(words[6]), at(words[7]), at(words[8]), at(words[9])
-        length, batch, hidden, directions, group = words[11], words[12], words[13], words[14], words[35]
-        parts = (batch + group - 1) // group
-        direction, first = task // parts, task % parts * group
-        entries = min(group, batch - first)
-        room = words[10] + task * words[43]
-        h, q, gates = at(room), at(room + group * hidden * unit), at(room + 3 * group * hidden * unit)
-        c = at(room + 2 * group * hidden * unit)
-        r = at(words[1] + direction * hidden * count * hidden * unit)
-        p, extra = at(words[4] + direction * words[42] * unit), at(words[5] + direction * words[41] * unit)
-        for e in range(entries):
-            b = first + e
-            for j in range(hidden):
-                h[e * hidden + j] = h0[direction * words[18] + b * words[19] + j * words[20]] if words[2] != 0 else real(0)
-                c[e * hidden + j] = c0[direction * words[21] + b * words[22] + j * words[23]] if words[3] != 0 else real(0)
-        limit = at(words[46])[2 * directions * functions]
-        backwards = words[40] == 1 or (words[40] == 2 and direction == 1)
-        for number in range(length):
-            if words[36] != 0:
-                quantized(h, q, entries * hidden)
-            for e in range(entries):
-                b = first + e
-                steps = min(max(lens[b * words[24]], 0), length) if words[6] != 0 else length
-                if number >= steps:
-                    if words[7] != 0:
-                        out = number * words[25] + direction * words[26] + b * words[27]
-                        for j in range(hidden):
-                            y[out + j * words[28]] = real(0)
-                    continue
-                t = steps - 1 - number if backwards else number
-                base = t * words[15] + b * words[16] + direction * count * hidden * words[17]
-                for j in range(count * hidden):
-                    gates[j] = xw[base + j * words[17]]
-                own = room + e * hidden * unit
-                read = at(own + group * hidden * unit) if words[36] != 0 else at(own)
-                step(words, at(own), read, at(own + 2 * group * hidden * unit), gates, r, p, extra, hidden, limit, direction * functions)
-                if words[7] != 0:
-                    out = t * words[25] + direction * words[26] + b * words[27]
-                    for j in range(hidden):
-                        y[out + j * words[28]] = h[e * hidden + j]
-        for e in range(entries):
-            b = first + e
-            for j in range(hidden):
-                if words[8] != 0:
-                    yh[direction * words[29] + b * words[30] + j * words[31]] = h[e * hidden + j]
-                if states and words[9] != 0:
-                    yc[direction * words[32] + b * words[33] + j * words[34]] = c[e * hidden + j]
-    return run
+        def bounded(x: Any) -> Any:
+            return b.pick("<", most, b.pick(">", zero, x))
+        point = bounded(b.intrinsic("llvm.roundeven", b.fdiv(b.fneg(low), scale)))
+        with b.counted(self.entries) as e:
+            s = self.state(e)
+            with self.units() as u:
+                whole = bounded(b.fadd(b.intrinsic("llvm.roundeven", b.fdiv(u.get(s.h), scale)), point))
+                u.put(s.q, b.fsub(whole, point))
 
 
-@cache
-def transpose(dtype: str) -> Any:
-    """One task a direction: target[k, j] = source[j, k]. words: source, target, rows, columns, strides of the source."""
-    at = pointer(dtype)
+@dataclass
+class Units:
+    """One vector of hidden units, `offset` bytes into every buffer of them."""
 
-    def run(context: Any, words: Any, task: Any) -> None:
-        source, target, rows, columns = at(words[0]), at(words[1]), words[2], words[3]
-        for k in range(columns):
-            for j in range(rows):
-                target[(task * columns + k) * rows + j] = source[task * words[4] + j * words[5] + k * words[6]]
-    return run
+    b: Code
+    dtype: str
+    offset: Any
+    mask: Any
+
+    def get(self, buffer: Any) -> Any:
+        return self.b.read(self.b.shifted(buffer, self.offset), self.dtype)
+
+    def put(self, buffer: Any, value: Any) -> None:
+        """Zeros past the last unit: the products read them."""
+        self.b.write(self.b.select(self.mask, value, self.b.const(0, self.dtype)), self.b.shifted(buffer, self.offset), self.dtype)
+
+    def read(self, address: Any) -> Any:
+        """From memory that is not padded."""
+        return self.b.read(self.b.address(self.b.add(address, self.offset)), self.dtype, self.mask)
+
+
+def turned(dtype: str, groups: Sequence[int], names: Sequence[str], symbol: str) -> str:
+    """Panels of weights from r [D, gates * H, H]: one task a direction; see `recurrent.panels`."""
+    unit, width = size(dtype), lanes_of(dtype)
+    columns_of = PANEL * width
+    module = ir.Module(symbol)
+    b, _, task = entry(module, symbol, width, names)
+    hidden = b.word("hidden")
+    padded = b.mul(b.udiv(b.add(hidden, I64(width - 1)), I64(width)), I64(width))
+    rows = b.mul(b.udiv(b.add(hidden, I64(ROWS - 1)), I64(ROWS)), I64(ROWS))
+    target = b.add(b.word("target"), b.mul(task, b.word("target.direction")))
+    source = b.add(b.word("source"), b.mul(task, b.word("source.0")))
+    for gates in groups:
+        panels = b.udiv(b.add(b.mul(padded, I64(gates)), I64(columns_of - 1)), I64(columns_of))
+        with b.counted(b.mul(panels, I64(columns_of))) as column, b.counted(rows) as k:
+            gate, unit_number = b.udiv(column, padded), b.urem(column, padded)
+            real = b.and_(b.icmp_signed("<", gate, I64(gates)), b.and_(b.icmp_signed("<", unit_number, hidden), b.icmp_signed("<", k, hidden)))
+            line = b.add(b.mul(gate, hidden), unit_number)
+            here = b.add(b.add(source, b.mul(line, b.word("source.1"))), b.mul(k, b.word("source.2")))
+            value = b.load(b.address(b.select(real, here, source)), typ=STORED[dtype], align=unit)
+            value = b.select(real, value, ir.Constant(STORED[dtype], 0.0))
+            panel, lane = b.udiv(column, I64(columns_of)), b.urem(column, I64(columns_of))
+            place = b.add(b.mul(b.add(b.mul(panel, rows), k), I64(columns_of)), lane)
+            b.store(value, b.address(b.add(target, b.mul(place, I64(unit)))), align=unit)
+        target = b.add(target, b.mul(b.mul(panels, rows), I64(columns_of * unit)))
+        source = b.add(source, b.mul(b.mul(hidden, I64(gates)), b.word("source.1")))
+    b.ret_void()
+    return str(module)
+
+
+__all__ = ["Cell", "turned"]
