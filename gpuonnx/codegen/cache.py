@@ -229,12 +229,10 @@ class KernelCache:
     def objects(self, kernels: Iterable[Kernel]) -> dict[Kernel, tuple[str, bytes]]:
         """(symbol, object code) of each kernel; what is missing is compiled and kept."""
         with _lock:
-            found = {}
-            for kernel in kernels:
-                digest = kernel_digest(kernel)
-                symbol = kernel_symbol(kernel, digest)
-                found[kernel] = (symbol, self._object(kernel, digest, symbol))
-            return found
+            digests = {kernel: kernel_digest(kernel) for kernel in kernels}
+            symbols = {kernel: kernel_symbol(kernel, digest) for kernel, digest in digests.items()}
+            found = self._objects({symbols[kernel]: (kernel, digest) for kernel, digest in digests.items()})
+            return {kernel: (symbol, found[symbol]) for kernel, symbol in symbols.items()}
 
     def addresses(self, kernels: Sequence[Kernel]) -> list[int]:
         """Entry points, in order; kernels that this process has loaded before are neither read nor compiled."""
@@ -246,27 +244,40 @@ class KernelCache:
                 symbols.append(symbol)
                 if symbol in _addresses:
                     self.hits += 1
-                elif symbol not in new:
-                    new[symbol] = self._object(kernel, digest, symbol)
-            engine = native.load(new)
+                else:
+                    new[symbol] = (kernel, digest)
+            engine = native.load(self._objects(new))
             _addresses.update((symbol, engine.address(symbol)) for symbol in new)
             return [_addresses[symbol] for symbol in symbols]
 
-    def _object(self, kernel: Kernel, digest: str, symbol: str) -> bytes:
+    def _objects(self, wanted: Mapping[str, tuple[Kernel, str]]) -> dict[str, bytes]:
+        """Object code by symbol: what is kept, then what had to be compiled."""
+        found, missing = {}, {}
+        for symbol, (kernel, digest) in wanted.items():
+            kept = self._kept(digest, symbol)
+            if kept is not None:
+                found[symbol] = kept
+            elif hasattr(kernel, "make"):
+                missing[symbol] = kernel
+            else:
+                raise CompileError(f"kernel {symbol} is no longer in the cache")
+        for symbol, obj in native.compile_many(missing):
+            found[symbol] = obj
+            self.compiled += 1
+            self.kernels.put(wanted[symbol][1], obj)
+        return found
+
+    def _kept(self, digest: str, symbol: str) -> bytes | None:
         found = self.kernels.get(digest)
-        if found is not None:
-            try:
-                native.check(bytes(found), symbol)
-                self.hits += 1
-                return bytes(found)
-            except CompileError:
-                _remove(self.kernels.path(digest))
-        if not hasattr(kernel, "make"):
-            raise CompileError(f"kernel {symbol} is no longer in the cache")
-        obj = native.compile_kernel(kernel, symbol)
-        self.compiled += 1
-        self.kernels.put(digest, obj)
-        return obj
+        if found is None:
+            return None
+        try:
+            native.check(bytes(found), symbol)
+        except CompileError:
+            _remove(self.kernels.path(digest))
+            return None
+        self.hits += 1
+        return bytes(found)
 
     def get(self, key: str) -> Payload | None:
         """A blob by its `fingerprint`."""
