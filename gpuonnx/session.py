@@ -26,7 +26,7 @@ from gpuonnx.kernels.cpu.executor import Executor
 from gpuonnx.planner.program import Program
 from gpuonnx.runtime.deadline import time_limit
 from gpuonnx.runtime.loaded import LoadedProgram
-from gpuonnx.runtime.quick import Quick
+from gpuonnx.runtime.quick import Quicks
 from gpuonnx.runtime.saved import Compiled, Header, Library, cold, named_shape, session_key, stamp_of
 from gpuonnx.runtime.variants import Context, Executable, Stats
 
@@ -123,8 +123,7 @@ class Session:
             self.procedure = cold(header.name, header.inputs, header.outputs, header.output_infos, header.defaults)
         self._main = Executable(self.procedure, self.context, "main", self._model)
         self._main.search()
-        self._quick: Quick | None = None
-        self._shapes: list[Any] | None = None
+        self._quicks = Quicks()
         self._special: dict[tuple[tuple[str, ...], tuple[str, ...]], Executable] = {}
 
     def _model(self) -> Procedure:
@@ -170,8 +169,8 @@ class Session:
         out: buffers to fill, by name. timeout: seconds after which the run raises Cancelled.
         Raises InputError, ShapeError."""
         plain = outputs is None and out is None and timeout is None and type(inputs) is dict
-        if plain and self._quick is not None:
-            quick = self._quick.run(inputs)
+        if plain:
+            quick = self._quicks.run(inputs)
             if quick is not None:
                 return quick
         from gpuonnx.runtime.feed import prepare
@@ -186,10 +185,7 @@ class Session:
         self.stats.ran()
         named = dict(zip(names, results, strict=True))
         if plain and executable is self._main and executable.variants:
-            shapes = [getattr(v, "shape", None) for v in values]
-            if shapes == self._shapes:
-                self._quick = Quick.of(executable.variants[0], self.context, [i.name for i in infos], values, named)
-            self._shapes = shapes
+            self._quicks.note(executable.variants[0], self.context, [i.name for i in infos], values, named)
         return named
 
     def _executable(self, names: tuple[str, ...], over: tuple[str, ...]) -> Executable:

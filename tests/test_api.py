@@ -66,6 +66,19 @@ def test_every_way_to_give_inputs(session: gpuonnx.Session) -> None:
         check(session.run(given), X)
 
 
+def test_shapes_that_come_back_are_not_bound_again() -> None:
+    made = gpuonnx.load(linear(), device="cpu")
+    rows = [np.repeat(X, k, 0) for k in range(1, 13)]
+    for _ in range(3):
+        for x in rows:
+            check(made.run({"x": x}), x)
+    bound = made.stats.bindings
+    for _ in range(3):
+        for x in rows[-4:]:
+            check(made.run({"x": x}), x)
+    assert made.stats.bindings == bound and made.stats.runs == 48
+
+
 def test_every_way_to_give_a_model(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(linear(), path)
