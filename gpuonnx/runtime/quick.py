@@ -1,4 +1,5 @@
-"""A run like an earlier one: same names, shapes and types, one native stretch. Only addresses change, so only those are written."""
+"""A run like an earlier one: same names, shapes and types, the same values where sizes or the variant hang on them, one native stretch.
+Only addresses change, so only those are written."""
 from __future__ import annotations
 
 import threading
@@ -17,14 +18,17 @@ if TYPE_CHECKING:
     from gpuonnx.runtime.variants import Context, Variant
 
 MOST_BYTES, MOST, SEEN = 1 << 20, 8, 64
-Tensor = tuple[str, tuple[int, ...], np.dtype, tuple[tuple[int, int], ...]]
+Output = tuple[str, tuple[int, ...], np.dtype, tuple[tuple[int, int], ...]]
+Input = tuple[str, tuple[int, ...], np.dtype, tuple[tuple[int, int], ...], bytes | None]
 
 
 class Quick:
     """`run` gives None where the call is not like the one it was made for; then the usual way has to be taken."""
 
-    def __init__(self, variant: Variant, context: Context, frame: Frame, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
-        program = variant.loaded.program
+    def __init__(self, variant: Variant, context: Context, frame: Frame, inputs: Sequence[Input], outputs: Sequence[Output],
+                 views: Mapping[str, np.ndarray]) -> None:
+        """views: outputs that lie in working memory when the kernels are done."""
+        program, self.views = variant.loaded.program, views
         self.frame, self.inputs, self.outputs = frame, tuple(inputs), tuple(outputs)
         self.words: Any = memoryview(frame.words)  # type: ignore[arg-type]
         self.lock = threading.Lock()
@@ -38,30 +42,37 @@ class Quick:
         plain = all(isinstance(s, Run) and s.side == HOST for s in program.segments) and len(program.segments) == 1
         if not plain or variant.rest is not None or context.accelerator is not None or program.objects or program.peak > MOST_BYTES:
             return None
-        if any(s.axis is None for s in program.symbols) or not all(type(v) is np.ndarray and v.flags.aligned for v in values):
+        asked = [(s.input, s.axis) for s in program.symbols] + [(number, axis) for number, axis, _ in variant.compiled.sources.values()]
+        known = {number for number, axis in asked if axis is None}
+        if -1 in known or not all(type(v) is np.ndarray and v.flags.aligned for v in values):
             return None
         frame = Frame(variant.loaded)
         frame.inputs = list(values)
         frame.bind(0, program.symbols, values)
-        if any(made is None for made in frame.outputs):
-            return None
         side = program.sides[HOST]
+        views = [frame.array(ref) if made is None and side.bases[ref.base][0] == "arena" else None
+                 for ref, made in zip(program.outputs, frame.outputs, strict=True)]
+        if any(made is None and view is None for made, view in zip(frame.outputs, views, strict=True)):
+            return None
         slots: dict[tuple[str, int], list[tuple[int, int]]] = {}
         for position, (base, register) in enumerate(zip(side.word_bases, side.word_registers, strict=True)):
             kind, number = side.bases[base]
             slots.setdefault((kind, number), []).append((position, int(frame.registers[register])))
-        inputs = [(name, v.shape, v.dtype, tuple(slots.get(("input", k), ()))) for k, (name, v) in enumerate(zip(names, values, strict=True))]
+        inputs = [(name, v.shape, v.dtype, tuple(slots.get(("input", k), ())), v.tobytes() if k in known else None)
+                  for k, (name, v) in enumerate(zip(names, values, strict=True))]
         outputs = [(name, r.shape, r.dtype, tuple(slots.get(("output", k), ()))) for k, (name, r) in enumerate(results.items())]
-        return Quick(variant, context, frame, inputs, outputs)
+        return Quick(variant, context, frame, inputs, outputs, {name: v for name, v in zip(results, views, strict=True) if v is not None})
 
     def run(self, given: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
         if len(given) != len(self.inputs) or not self.pool.started or not self.lock.acquire(False):
             return None
         try:
             words, results = self.words, {}
-            for name, shape, dtype, slots in self.inputs:
+            for name, shape, dtype, slots, value in self.inputs:
                 array = given.get(name)
                 if type(array) is not np.ndarray or array.shape != shape or array.dtype is not dtype or not array.flags.carray:
+                    return None
+                if value is not None and array.tobytes() != value:
                     return None
                 address = array.__array_interface__["data"][0]
                 for slot, offset in slots:
@@ -71,7 +82,11 @@ class Quick:
                 address = made.__array_interface__["data"][0]
                 for slot, offset in slots:
                     words[slot] = address + offset
-            return results if self._steps() else None
+            if not self._steps():
+                return None
+            for name, view in self.views.items():
+                results[name][...] = view
+            return results
         finally:
             self.lock.release()
 
