@@ -14,6 +14,7 @@ import numpy as np
 
 from gpuonnx.codegen.cache import KernelCache
 from gpuonnx.config import default_threads
+from gpuonnx.devices.choose import accelerator_for
 from gpuonnx.devices.cpu import Cpu
 from gpuonnx.devices.device import Accelerator
 from gpuonnx.errors import InputError
@@ -25,7 +26,7 @@ from gpuonnx.kernels.cpu.executor import Executor
 from gpuonnx.planner.program import Program
 from gpuonnx.runtime.deadline import time_limit
 from gpuonnx.runtime.loaded import LoadedProgram
-from gpuonnx.runtime.quick import Quick
+from gpuonnx.runtime.quick import Quicks
 from gpuonnx.runtime.saved import Compiled, Header, Library, cold, named_shape, session_key, stamp_of
 from gpuonnx.runtime.variants import Context, Executable, Stats
 
@@ -122,8 +123,7 @@ class Session:
             self.procedure = cold(header.name, header.inputs, header.outputs, header.output_infos, header.defaults)
         self._main = Executable(self.procedure, self.context, "main", self._model)
         self._main.search()
-        self._quick: Quick | None = None
-        self._shapes: list[Any] | None = None
+        self._quicks = Quicks()
         self._special: dict[tuple[tuple[str, ...], tuple[str, ...]], Executable] = {}
 
     def _model(self) -> Procedure:
@@ -169,8 +169,8 @@ class Session:
         out: buffers to fill, by name. timeout: seconds after which the run raises Cancelled.
         Raises InputError, ShapeError."""
         plain = outputs is None and out is None and timeout is None and type(inputs) is dict
-        if plain and self._quick is not None:
-            quick = self._quick.run(inputs)
+        if plain:
+            quick = self._quicks.run(inputs)
             if quick is not None:
                 return quick
         from gpuonnx.runtime.feed import prepare
@@ -185,10 +185,7 @@ class Session:
         self.stats.ran()
         named = dict(zip(names, results, strict=True))
         if plain and executable is self._main and executable.variants:
-            shapes = [getattr(v, "shape", None) for v in values]
-            if shapes == self._shapes:
-                self._quick = Quick.of(executable.variant(values), self.context, [i.name for i in infos], values, named)
-            self._shapes = shapes
+            self._quicks.note(executable.variant(values), self.context, [i.name for i in infos], values, named)
         return named
 
     def _executable(self, names: tuple[str, ...], over: tuple[str, ...]) -> Executable:
@@ -249,7 +246,6 @@ def load(model: Any, device: str = "auto", threads: int | None = None, precision
     winograd: auto, f2 or off. passes: {name: False} switches a pass off. limits: `gpuonnx.Limits`.
     custom_ops: modules or functions already declared with `@gpuonnx.op` (importing them is enough).
     Raises ModelError, UnsupportedOp, UnsupportedType, DeviceError."""
-    from gpuonnx.devices.choose import accelerator_for
     if precision not in (None, "highest", "auto"):
         raise InputError(f"precision {precision!r} is not known; None, 'highest' and 'auto' compute in the model's own types")
     if winograd not in ("auto", "f2", "off"):
@@ -257,10 +253,11 @@ def load(model: Any, device: str = "auto", threads: int | None = None, precision
     if threads is not None and threads < 1:
         raise InputError(f"threads must be at least 1, not {threads}")
     off = frozenset(name for name, on in (passes or {}).items() if not on)
-    source = open_model(model, limits)
+    cache = KernelCache(cache_dir)
+    source = open_model(model, limits, cache)
     name, accelerator = accelerator_for(device)
     options = Options(winograd, off, None, memory_limit)
-    return Session(source, limits, name, accelerator, threads, options, KernelCache(cache_dir))
+    return Session(source, limits, name, accelerator, threads, options, cache)
 
 
 _sessions: OrderedDict[Any, Session] = OrderedDict()

@@ -14,6 +14,7 @@ from models import FLOAT, add, linear, linear_answer, model
 from onnx import helper
 
 import gpuonnx
+from gpuonnx.devices import choose
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((4, 3), dtype=np.float32)
@@ -41,6 +42,15 @@ def test_importing_is_light() -> None:
     assert modules.strip() == "[]"
 
 
+def test_auto_says_once_why_it_runs_on_the_cpu(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    monkeypatch.setattr(choose, "find_spec", lambda name: None)
+    monkeypatch.setattr(choose, "_said", set())
+    with caplog.at_level("INFO", "gpuonnx"):
+        assert [choose.accelerator_for("auto") for _ in range(2)] == [("cpu", None)] * 2
+    assert [r.getMessage()[:48] for r in caplog.records] == ["running on the CPU: CuPy is not installed: pip i"]
+
+
 def test_public_names() -> None:
     for name in gpuonnx.__all__:
         assert getattr(gpuonnx, name) is not None
@@ -54,6 +64,19 @@ def test_every_way_to_give_inputs(session: gpuonnx.Session) -> None:
         if isinstance(given, list) and isinstance(given[0], list):
             given = {"x": given}
         check(session.run(given), X)
+
+
+def test_shapes_that_come_back_are_not_bound_again() -> None:
+    made = gpuonnx.load(linear(), device="cpu")
+    rows = [np.repeat(X, k, 0) for k in range(1, 13)]
+    for _ in range(3):
+        for x in rows:
+            check(made.run({"x": x}), x)
+    bound = made.stats.bindings
+    for _ in range(3):
+        for x in rows[-4:]:
+            check(made.run({"x": x}), x)
+    assert made.stats.bindings == bound and made.stats.runs == 48
 
 
 def test_every_way_to_give_a_model(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import os
 import pickle
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from gpuonnx.codegen.cache import KernelCache
 from gpuonnx.errors import ModelError, UnsupportedType
+from gpuonnx.importer import load
 from gpuonnx.importer.load import Limits, LoadedModel, load_model, open_model
 from gpuonnx.importer.tensors import Folder, sparse_array, tensor_array
 from gpuonnx.importer.wire import weights
@@ -117,6 +121,23 @@ def test_every_way_to_give_a_model(tmp_path: Path) -> None:
         load_model(3)
     with pytest.raises(ModelError, match="binary mode"):
         load_model(io.StringIO("text"))
+
+
+def test_a_digest_is_remembered_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, path = KernelCache(tmp_path / "cache"), tmp_path / "m.onnx"
+    path.write_bytes(b"0" * 5000)
+    first = open_model(path, cache=cache).digest
+    assert first == hashlib.sha256(b"0" * 5000).hexdigest() and cache.sizes()["blobs"] == (0, 0), "a file changed just now is not trusted"
+    monkeypatch.setattr(load, "SETTLED_NS", -1)
+    assert open_model(path, cache=cache).digest == first and cache.sizes()["blobs"][0] == 1
+    monkeypatch.setattr(load.hashlib, "sha256", None)
+    assert open_model(path, cache=cache).digest == first
+    monkeypatch.undo()
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    time.sleep(0.05)
+    path.write_bytes(b"1" * 5000)
+    os.utime(path, ns=times)
+    assert open_model(path, cache=cache).digest == hashlib.sha256(b"1" * 5000).hexdigest()
 
 
 def external_model(folder: Path, location: str = "weights.bin", data: np.ndarray | None = None) -> Path:

@@ -153,11 +153,20 @@ def kernel(number: int) -> Kernel:
 def test_cache_compiles_once_and_then_reads(tmp_path) -> None:
     first, second = KernelCache(tmp_path), KernelCache(tmp_path)
     made = first.objects([kernel(0), kernel(1), kernel(0)])
-    assert (first.compiled, first.hits) == (2, 1) and len(made) == 2
+    assert (first.compiled, first.hits) == (2, 0) and len(made) == 2
     assert second.objects([kernel(1), kernel(0)]) == made and (second.compiled, second.hits) == (0, 2)
     assert made[kernel(0)][0] != made[kernel(1)][0]
     assert second.sizes()["kernels"][0] == 2
     assert second.clear() > 0 and second.sizes() == {"kernels": (0, 0), "blobs": (0, 0)}
+
+
+def test_one_bad_kernel_does_not_lose_the_others(tmp_path) -> None:
+    bad = Kernel("test cache bad", ("bad",), "llvm", lambda symbol: "define void @broken() { ret i32 0 }")
+    unrendered = Kernel("test cache unrendered", ("unrendered",), "cuda", lambda symbol: "")
+    store = KernelCache(tmp_path)
+    with pytest.raises(CompileError, match="unrendered|LLVM refused"):
+        store.objects([kernel(20), bad, unrendered, kernel(21)])
+    assert store.compiled == 2 and store.sizes()["kernels"][0] == 2
 
 
 def test_loaded_kernels_are_not_read_again(tmp_path) -> None:
@@ -214,6 +223,17 @@ def test_blobs_small_and_mapped(tmp_path) -> None:
     del found
     path.write_bytes(data)
     assert store.get(keys[1]) is None and not path.exists()
+
+
+@pytest.mark.parametrize("at", [64, 5000, 64 + 1_000_000, -1])
+def test_a_blobs_head_is_checked_in_full_and_the_rest_by_samples(tmp_path, at: int) -> None:
+    store, key = KernelCache(tmp_path), fingerprint("head")
+    assert store.put(key, bytes(3_000_000), 1_000_001) and store.get(key) is not None
+    path = store.blobs.path(key)
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+    assert store.get(key) is None
 
 
 def test_oldest_entries_are_pruned(tmp_path) -> None:

@@ -1,7 +1,8 @@
 """What was compiled or packed once, kept on disk by content and shared by processes.
 
-An entry is one file: a header of 64 bytes (magic, length, digest), then the payload. Files appear by rename, so a reader sees a
-whole entry or none; one that does not match its digest is deleted and made again. A directory that cannot be written is only read.
+An entry is one file: a header of 64 bytes (magic, length, digest, how much of it is digested in full), then the payload. Files
+appear by rename, so a reader sees a whole entry or none; one that does not match its digest is deleted and made again. A directory
+that cannot be written is only read.
 """
 from __future__ import annotations
 
@@ -25,11 +26,13 @@ from gpuonnx.ir.dims import Poly, Real
 from gpuonnx.ir.expr import Expr, postorder
 from gpuonnx.kernels.contract import Kernel
 
-MAGIC = b"GPUONNX1"
-HEADER = struct.Struct("<8sQ32s16x")
+MAGIC = b"GPUONNX2"
+HEADER = struct.Struct("<8sQ32sQ8x")
 MAPPED = 1 << 20
-WHOLE, PAGES, PAGE = 4 << 20, 256, 4096
+WHOLE, PAGES, PAGE = 4 << 20, 64, 4096
 PACKAGE = Path(__file__).resolve().parent.parent
+GENERATORS = ("./ir", "./kernels/cpu", "./codegen")
+SOURCES = (".py", ".cu", ".cuh")
 Payload = bytes | memoryview
 
 
@@ -37,17 +40,26 @@ Payload = bytes | memoryview
 def generator() -> bytes:
     """Digest of the sources (names, sizes, times of change) that decide what a kernel's key compiles to, and of the compilers' versions."""
     digest = sha256()
-    for folder in ("ir", "kernels/cpu", "codegen"):
-        with os.scandir(PACKAGE / folder) as entries:
-            for entry in sorted(entries, key=lambda e: e.name):
-                if entry.name.endswith(".py"):
-                    status = entry.stat()
-                    digest.update(f"{folder}/{entry.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    for folder in GENERATORS:
+        digest.update(stamps(PACKAGE / folder, folder))
     for name in ("llvmlite", "numba"):
         found = find_spec(name)
         version = Path(found.origin).with_name("_version.py") if found and found.origin else None
         digest.update(name.encode() + (version.read_bytes() if version and version.exists() else b"?"))
     return digest.digest()
+
+
+def stamps(folder: str | os.PathLike[str], name: str, below: bool = False) -> bytes:
+    """Names, sizes and times of change of the sources in a folder, and in those below it that are no generators."""
+    found, folders = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(SOURCES):
+                status = entry.stat()
+                found.append(f"{name}/{entry.name} {status.st_size} {status.st_mtime_ns}\n")
+            elif below and "." not in entry.name and entry.name != "__pycache__" and f"{name}/{entry.name}" not in GENERATORS and entry.is_dir():
+                folders.append(entry.name)
+    return "".join(sorted(found)).encode() + b"".join(stamps(os.path.join(folder, f), f"{name}/{f}", True) for f in sorted(folders))
 
 
 def fingerprint(*parts: Any) -> str:
@@ -100,17 +112,17 @@ def kernel_symbol(kernel: Kernel, digest: str | None = None) -> str:
     return f"{name}_{(digest or kernel_digest(kernel))[:24]}"
 
 
-def _digest(payload: Payload) -> bytes:
-    """BLAKE2 of the payload; of its length and evenly spread pages where it is too big to be read whole at each load."""
+def _digest(payload: Payload, whole: int) -> bytes:
+    """BLAKE2 of the length, the first `whole` bytes, and the rest: of evenly spread pages where it is too big to be read at each load."""
     size = len(payload)
-    digest = blake2b(size.to_bytes(8, "little"), digest_size=32)
-    if size <= WHOLE:
-        digest.update(payload)
-    else:
-        step = (size - PAGE) // (PAGES - 1)
-        for i in range(PAGES):
-            digest.update(payload[i * step:i * step + PAGE])
-        digest.update(payload[size - PAGE:])
+    digest = blake2b(struct.pack("<QQ", size, whole), digest_size=32)
+    if size - whole <= PAGES * PAGE:
+        whole = size
+    digest.update(payload[:whole])
+    if whole < size:
+        step = (size - PAGE - whole) // (PAGES - 1)
+        for at in (*range(whole, whole + step * (PAGES - 1), step), size - PAGE):
+            digest.update(payload[at:at + PAGE])
     return digest.digest()
 
 
@@ -130,24 +142,27 @@ class Store:
             with open(path, "rb") as file:
                 head = file.read(HEADER.size)
                 if len(head) == HEADER.size:
-                    magic, size, digest = HEADER.unpack(head)
+                    magic, size, digest, whole = HEADER.unpack(head)
                     payload = _read(file, size)
-                    if magic == MAGIC and payload is not None and _digest(payload) == digest:
+                    if magic == MAGIC and payload is not None and _digest(payload, whole) == digest:
                         return payload
         except (OSError, ValueError):
             return None
         _remove(path)
         return None
 
-    def put(self, key: str, payload: Payload) -> bool:
-        """Store; False where the directory cannot be written."""
+    def put(self, key: str, payload: Payload, whole: int | None = None) -> bool:
+        """Store; False where the directory cannot be written. A load reads the first `whole` bytes in full and samples the rest
+        (default: all up to 4 MiB)."""
         path = self.path(key)
         temporary = ""
+        if whole is None:
+            whole = len(payload) if len(payload) <= WHOLE else 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             handle, temporary = tempfile.mkstemp(prefix=".", suffix=".new", dir=path.parent)
             with open(handle, "wb") as file:
-                file.write(HEADER.pack(MAGIC, len(payload), _digest(payload)))
+                file.write(HEADER.pack(MAGIC, len(payload), _digest(payload, whole), whole))
                 file.write(payload)
             os.replace(temporary, path)
         except OSError:
@@ -214,12 +229,10 @@ class KernelCache:
     def objects(self, kernels: Iterable[Kernel]) -> dict[Kernel, tuple[str, bytes]]:
         """(symbol, object code) of each kernel; what is missing is compiled and kept."""
         with _lock:
-            found = {}
-            for kernel in kernels:
-                digest = kernel_digest(kernel)
-                symbol = kernel_symbol(kernel, digest)
-                found[kernel] = (symbol, self._object(kernel, digest, symbol))
-            return found
+            digests = {kernel: kernel_digest(kernel) for kernel in kernels}
+            symbols = {kernel: kernel_symbol(kernel, digest) for kernel, digest in digests.items()}
+            found = self._objects({symbols[kernel]: (kernel, digest) for kernel, digest in digests.items()})
+            return {kernel: (symbol, found[symbol]) for kernel, symbol in symbols.items()}
 
     def addresses(self, kernels: Sequence[Kernel]) -> list[int]:
         """Entry points, in order; kernels that this process has loaded before are neither read nor compiled."""
@@ -231,34 +244,48 @@ class KernelCache:
                 symbols.append(symbol)
                 if symbol in _addresses:
                     self.hits += 1
-                elif symbol not in new:
-                    new[symbol] = self._object(kernel, digest, symbol)
-            engine = native.load(new)
+                else:
+                    new[symbol] = (kernel, digest)
+            engine = native.load(self._objects(new))
             _addresses.update((symbol, engine.address(symbol)) for symbol in new)
             return [_addresses[symbol] for symbol in symbols]
 
-    def _object(self, kernel: Kernel, digest: str, symbol: str) -> bytes:
+    def _objects(self, wanted: Mapping[str, tuple[Kernel, str]]) -> dict[str, bytes]:
+        """Object code by symbol: what is kept, then what had to be compiled."""
+        found, missing = {}, {}
+        for symbol, (kernel, digest) in wanted.items():
+            kept = self._kept(digest, symbol)
+            if kept is not None:
+                found[symbol] = kept
+            elif hasattr(kernel, "make"):
+                missing[symbol] = kernel
+            else:
+                raise CompileError(f"kernel {symbol} is no longer in the cache")
+        for symbol, obj in native.compile_many(missing):
+            found[symbol] = obj
+            self.compiled += 1
+            self.kernels.put(wanted[symbol][1], obj)
+        return found
+
+    def _kept(self, digest: str, symbol: str) -> bytes | None:
         found = self.kernels.get(digest)
-        if found is not None:
-            try:
-                native.check(bytes(found), symbol)
-                self.hits += 1
-                return bytes(found)
-            except CompileError:
-                _remove(self.kernels.path(digest))
-        if not hasattr(kernel, "make"):
-            raise CompileError(f"kernel {symbol} is no longer in the cache")
-        obj = native.compile_kernel(kernel, symbol)
-        self.compiled += 1
-        self.kernels.put(digest, obj)
-        return obj
+        if found is None:
+            return None
+        try:
+            native.check(bytes(found), symbol)
+        except CompileError:
+            _remove(self.kernels.path(digest))
+            return None
+        self.hits += 1
+        return bytes(found)
 
     def get(self, key: str) -> Payload | None:
         """A blob by its `fingerprint`."""
         return self.blobs.get(key)
 
-    def put(self, key: str, payload: Payload) -> bool:
-        return self.blobs.put(key, payload)
+    def put(self, key: str, payload: Payload, whole: int | None = None) -> bool:
+        """Keep a blob; see `Store.put`."""
+        return self.blobs.put(key, payload, whole)
 
     def sizes(self) -> dict[str, tuple[int, int]]:
         """{kind: (entries, bytes)} on disk."""

@@ -10,8 +10,8 @@ import mmap
 import platform
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 ALLOCATED, RELOCATIONS, SYMBOLS, EMPTY = 2, 4, 2, 8
 ABSOLUTE_64 = 1
@@ -22,8 +22,7 @@ class Unlinkable(Exception):
     """An object that this loader does not understand."""
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     kind: int
     flags: int
     offset: int

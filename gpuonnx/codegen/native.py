@@ -12,14 +12,16 @@ import os
 import platform
 import struct
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from hashlib import blake2b
 from importlib import import_module
 from importlib.util import find_spec
+from queue import SimpleQueue
 from typing import Any
 
+from gpuonnx.codegen.linker import Unlinkable, link
 from gpuonnx.config import cache_dir
 from gpuonnx.errors import CompileError
 from gpuonnx.kernels.contract import CTX_CODE, ERROR_DOMAIN, Kernel
@@ -31,6 +33,7 @@ MEMORY = frozenset(("memcpy", "memmove", "memset", "memcmp", "bzero"))
 SYSTEM = frozenset(("syscall", "sched_yield", "clock_gettime"))
 ALLOWED = LIBM | MEMORY | SYSTEM
 
+NUMBA_PASSES = ("instruction_combine", "simplify_cfg")
 PASSES = ("sroa", "instruction_combine", "simplify_cfg", "loop_rotate", "new_gvn", "instruction_combine", "simplify_cfg")
 
 
@@ -195,22 +198,64 @@ define void @{symbol}({parameters}) nounwind {{
 
 def compile_numba(function: Callable[..., None], signature: Any, symbol: str) -> bytes:
     """An object that defines `symbol`, from a Python function (see `numba_llvm`); nothing of Numba is needed to run it."""
-    return _emit(_parse(numba_llvm(function, signature, symbol), symbol), symbol, ("instruction_combine", "simplify_cfg"))
+    return _emit(_parse(numba_llvm(function, signature, symbol), symbol), symbol, NUMBA_PASSES)
+
+
+def rendered(kernel: Kernel, symbol: str) -> tuple[str, Iterable[str]]:
+    """The LLVM text of a CPU kernel of the contract and the passes that it still needs."""
+    made = kernel.make(symbol)
+    if kernel.language == "llvm":
+        return made, PASSES
+    if kernel.language == "numba":
+        return numba_llvm(made, None, symbol), NUMBA_PASSES
+    raise CompileError(f"kernel {kernel.name}: language {kernel.language} is not compiled for the CPU")
 
 
 def compile_kernel(kernel: Kernel, symbol: str) -> bytes:
     """The object of one CPU kernel of the contract."""
-    made = kernel.make(symbol)
-    if kernel.language == "llvm":
-        return compile_llvm(made, symbol)
-    if kernel.language == "numba":
-        return compile_numba(made, None, symbol)
-    raise CompileError(f"kernel {kernel.name}: language {kernel.language} is not compiled for the CPU")
+    text, passes = rendered(kernel, symbol)
+    return _emit(_parse(text, symbol), symbol, passes)
 
 
-def compile_many(kernels: Mapping[str, Kernel]) -> dict[str, bytes]:
-    """Objects by symbol."""
-    return {symbol: compile_kernel(kernel, symbol) for symbol, kernel in kernels.items()}
+def compile_many(kernels: Mapping[str, Kernel]) -> Iterator[tuple[str, bytes]]:
+    """(symbol, object) as they are done. A thread runs LLVM, which needs no interpreter, while this one renders; the first error is
+    raised after what others there are."""
+    if len(kernels) < 2:
+        yield from ((symbol, compile_kernel(kernel, symbol)) for symbol, kernel in kernels.items())
+        return
+    texts: SimpleQueue[Any] = SimpleQueue()
+    done: SimpleQueue[Any] = SimpleQueue()
+
+    def emit() -> None:
+        while (item := texts.get()) is not None:
+            symbol, text, passes = item
+            try:
+                done.put((symbol, _emit(_parse(text, symbol), symbol, passes)))
+            except Exception as error:
+                done.put((symbol, error))
+
+    worker = threading.Thread(target=emit, name="gpuonnx-llvm", daemon=True)
+    worker.start()
+    errors: list[Exception] = []
+    try:
+        for symbol, kernel in kernels.items():
+            try:
+                texts.put((symbol, *rendered(kernel, symbol)))
+            except Exception as error:
+                done.put((symbol, error))
+        for _ in kernels:
+            symbol, made = done.get()
+            if isinstance(made, bytes):
+                yield symbol, made
+            else:
+                errors.append(made)
+    finally:
+        while not texts.empty():
+            texts.get()
+        texts.put(None)
+        worker.join()
+    if errors:
+        raise errors[0]
 
 
 def symbols(obj: bytes) -> tuple[set[str], set[str]]:
@@ -302,7 +347,6 @@ def load(objects: Mapping[str, bytes]) -> Engine:
 
 
 def _link(objects: Mapping[str, bytes]) -> dict[str, int]:
-    from gpuonnx.codegen.linker import Unlinkable, link
     for symbol, obj in objects.items():
         check(obj, symbol)
     try:

@@ -1,12 +1,12 @@
 """The device that a name stands for; `auto` says once what it chose and why."""
 from __future__ import annotations
 
-import logging
+import sys
+from importlib.util import find_spec
 
 from gpuonnx.devices.device import Accelerator
 from gpuonnx.errors import DeviceError
 
-log = logging.getLogger("gpuonnx")
 _said: set[str] = set()
 
 
@@ -36,11 +36,19 @@ def _cuda(number: int) -> Accelerator:
 
 
 def _auto() -> tuple[str, Accelerator | None]:
-    try:
-        return "cuda", _cuda(0)
-    except DeviceError as error:
-        reason = str(error).splitlines()[0]
+    reason = "CuPy is not installed: pip install 'gpuonnx[cuda13]' (driver 580 or newer) or pip install 'gpuonnx[cuda12]' to use an NVIDIA GPU"
+    if "cupy" in sys.modules or find_spec("cupy") is not None:
+        try:
+            return "cuda", _cuda(0)
+        except DeviceError as error:
+            reason = str(error).splitlines()[0]
     if reason not in _said:
         _said.add(reason)
-        log.info("running on the CPU: %s", reason)
+        _say(f"running on the CPU: {reason}")
     return "cpu", None
+
+
+def _say(message: str) -> None:
+    """To the logger `gpuonnx`; where `logging` was never imported nobody can have asked to hear it."""
+    if "logging" in sys.modules:
+        sys.modules["logging"].getLogger("gpuonnx").info(message)

@@ -5,6 +5,7 @@ import hashlib
 import mmap
 import os
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpuonnx.codegen.cache import fingerprint
 from gpuonnx.errors import ModelError
 from gpuonnx.importer import sniff, wire
 from gpuonnx.importer.check import check
@@ -21,6 +23,10 @@ from gpuonnx.importer.tensors import EXTERNAL, TENSOR_BYTES, Folder, sparse_arra
 
 if TYPE_CHECKING:
     import onnx
+
+    from gpuonnx.codegen.cache import KernelCache
+
+SETTLED_NS = 2_000_000_000
 
 
 @dataclass(frozen=True)
@@ -111,13 +117,13 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def open_model(model: Any, limits: Limits | None = None) -> Source:
-    """Read and hash what was given; nothing is parsed."""
+def open_model(model: Any, limits: Limits | None = None, cache: KernelCache | None = None) -> Source:
+    """Read and hash what was given; nothing is parsed. `cache` remembers the digests of files that have not changed since."""
     limits = limits or Limits()
     if isinstance(model, Source):
         return model
     if isinstance(model, (str, os.PathLike)):
-        return _open_path(Path(model), limits)
+        return _open_path(Path(model), limits, cache)
     path = None
     if isinstance(model, (bytes, bytearray, memoryview)):
         label, data = "the given bytes", bytes(model)
@@ -159,7 +165,7 @@ def _from_file_object(file: Any, limits: Limits) -> tuple[str, bytes, Path | Non
     return label, bytes(data), path
 
 
-def _open_path(path: Path, limits: Limits) -> Source:
+def _open_path(path: Path, limits: Limits, cache: KernelCache | None) -> Source:
     try:
         status = path.stat()
     except ValueError as error:
@@ -174,11 +180,30 @@ def _open_path(path: Path, limits: Limits) -> Source:
     _bounded(str(path), status.st_size, limits)
     try:
         with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            data: Any = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+            status = os.fstat(file.fileno())
+            data: Any = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if status.st_size else b""
+            digest = _digest(str(path), data, status, file.fileno(), cache)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
-    return Source(str(path), memoryview(data), hashlib.sha256(data).hexdigest(), path, Folder.of(path))
+    return Source(str(path), memoryview(data), digest, path, Folder.of(path))
+
+
+def _digest(path: str, data: Any, status: os.stat_result, handle: int, cache: KernelCache | None) -> str:
+    """SHA-256 of an open file, remembered by what the system says of the file unless it changed just now: another change in the same
+    tick of the clock would not show."""
+    def stamp(status: os.stat_result) -> tuple[int, ...]:
+        return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    if cache is None:
+        return hashlib.sha256(data).hexdigest()
+    key = fingerprint("digest of a file", os.path.abspath(path), stamp(status))
+    known = cache.get(key)
+    if known is not None:
+        return bytes(known).hex()
+    begun = time.time_ns()
+    digest = hashlib.sha256(data)
+    if begun - max(status.st_mtime_ns, status.st_ctime_ns) > SETTLED_NS and stamp(os.fstat(handle)) == stamp(status):
+        cache.put(key, digest.digest())
+    return digest.hexdigest()
 
 
 def _missing(path: Path, error: OSError) -> str:

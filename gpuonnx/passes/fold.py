@@ -76,7 +76,8 @@ class Folding:
         return array is not None and array.size <= SMALL and array.dtype.kind in "fiubV"
 
     def inlined(self, value: g.Value, load: Expr, in_index: bool) -> Expr | None:
-        """The element as a constant, if it is one that many kernels may share: a kernel is compiled for its constants."""
+        """The element as a constant, if it is one that many kernels may share: a kernel is compiled for its constants. Zero
+        points of 8 bits other than 0 come as data."""
         array = self.edit.constants.get(value)
         if array is None or array.size > SMALL or kind(value.dtype) not in "fiub":
             return None
@@ -86,9 +87,10 @@ class Folding:
         if any(not 0 <= k < s for k, s in zip(at, array.shape, strict=True)):
             return None
         number = array[at].item() if array.dtype.kind in "fiub" else float(array[at])
-        if in_index or value.dtype in ("i64", "i32", "bool") or plain(number) or self.common[key_of(number, value.dtype)] >= COMMON:
+        if in_index or value.dtype in ("i64", "i32", "bool"):
             return const(number, compute(value.dtype))
-        return None
+        shared = not number if value.dtype in ("u8", "i8") else plain(number) or self.common[key_of(number, value.dtype)] >= COMMON
+        return const(number, compute(value.dtype)) if shared else None
 
     # whole nodes
     def result(self, node: g.Node) -> tuple[np.ndarray, ...] | None:

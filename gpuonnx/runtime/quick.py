@@ -1,4 +1,5 @@
-"""A run like the last one: same names, shapes and types, one native stretch. Only addresses change, so only those are written."""
+"""A run like an earlier one: same names, shapes and types, the same values where sizes or the variant hang on them, one native stretch.
+Only addresses change, so only those are written."""
 from __future__ import annotations
 
 import threading
@@ -16,20 +17,19 @@ from gpuonnx.runtime.frame import Frame
 if TYPE_CHECKING:
     from gpuonnx.runtime.variants import Context, Variant
 
-MOST_BYTES = 1 << 20
-Tensor = tuple[str, tuple[int, ...], np.dtype, tuple[tuple[int, int], ...]]
-Read = tuple[str, tuple[int, ...], np.dtype, tuple[tuple[int, int], ...], tuple[tuple[int, Any], ...]]
+MOST_BYTES, MOST, SEEN = 1 << 20, 8, 64
+Output = tuple[str, tuple[int, ...], np.dtype, tuple[tuple[int, int], ...]]
+Input = tuple[str, tuple[int, ...], np.dtype, tuple[tuple[int, int], ...], bytes | None]
 
 
 class Quick:
     """`run` gives None where the call is not like the one it was made for; then the usual way has to be taken."""
 
-    def __init__(self, variant: Variant, context: Context, frame: Frame, inputs: Sequence[Read], outputs: Sequence[Tensor],
+    def __init__(self, variant: Variant, context: Context, frame: Frame, inputs: Sequence[Input], outputs: Sequence[Output],
                  views: Mapping[str, np.ndarray]) -> None:
-        """inputs: with the elements whose values sizes or the variant hang on. views: outputs that are parts of the arena, which every run
-        copies."""
-        program = variant.loaded.program
-        self.frame, self.inputs, self.outputs, self.views = frame, tuple(inputs), tuple(outputs), dict(views)
+        """views: outputs that lie in working memory when the kernels are done."""
+        program, self.views = variant.loaded.program, views
+        self.frame, self.inputs, self.outputs = frame, tuple(inputs), tuple(outputs)
         self.words: Any = memoryview(frame.words)  # type: ignore[arg-type]
         self.lock = threading.Lock()
         self.pool, self.native, self.stats = context.pool, context.executor.run_steps, context.stats
@@ -42,37 +42,37 @@ class Quick:
         plain = all(isinstance(s, Run) and s.side == HOST for s in program.segments) and len(program.segments) == 1
         if not plain or variant.rest is not None or context.accelerator is not None or program.objects or program.peak > MOST_BYTES:
             return None
-        read = {(s.input, s.element or 0) for s in program.symbols if s.axis is None}
-        read |= {(number, element) for number, _, element in variant.compiled.sources.values() if element is not None}
-        if any(number < 0 for number, _ in read) or not all(type(v) is np.ndarray and v.flags.aligned for v in values):
+        asked = [(s.input, s.axis) for s in program.symbols] + [(number, axis) for number, axis, _ in variant.compiled.sources.values()]
+        known = {number for number, axis in asked if axis is None}
+        if -1 in known or not all(type(v) is np.ndarray and v.flags.aligned for v in values):
             return None
         frame = Frame(variant.loaded)
         frame.inputs = list(values)
         frame.bind(0, program.symbols, values)
         side = program.sides[HOST]
-        parts = {k: ref for k, ref in enumerate(program.outputs) if frame.outputs[k] is None}
-        if any(side.bases[ref.base][0] != "arena" or variant.loaded.twins[k] is not None for k, ref in parts.items()):
+        views = [frame.array(ref) if made is None and side.bases[ref.base][0] == "arena" else None
+                 for ref, made in zip(program.outputs, frame.outputs, strict=True)]
+        if any(made is None and view is None for made, view in zip(frame.outputs, views, strict=True)):
             return None
         slots: dict[tuple[str, int], list[tuple[int, int]]] = {}
         for position, (base, register) in enumerate(zip(side.word_bases, side.word_registers, strict=True)):
             kind, number = side.bases[base]
             slots.setdefault((kind, number), []).append((position, int(frame.registers[register])))
-        inputs: list[Read] = [(name, v.shape, v.dtype, tuple(slots.get(("input", k), ())), tuple((e, v.item(e)) for n, e in read if n == k))
-                              for k, (name, v) in enumerate(zip(names, values, strict=True))]
+        inputs = [(name, v.shape, v.dtype, tuple(slots.get(("input", k), ())), v.tobytes() if k in known else None)
+                  for k, (name, v) in enumerate(zip(names, values, strict=True))]
         outputs = [(name, r.shape, r.dtype, tuple(slots.get(("output", k), ()))) for k, (name, r) in enumerate(results.items())]
-        views = {list(results)[k]: frame.array(ref) for k, ref in parts.items()}
-        return Quick(variant, context, frame, inputs, outputs, views)
+        return Quick(variant, context, frame, inputs, outputs, {name: v for name, v in zip(results, views, strict=True) if v is not None})
 
     def run(self, given: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
         if len(given) != len(self.inputs) or not self.pool.started or not self.lock.acquire(False):
             return None
         try:
             words, results = self.words, {}
-            for name, shape, dtype, slots, read in self.inputs:
+            for name, shape, dtype, slots, value in self.inputs:
                 array = given.get(name)
                 if type(array) is not np.ndarray or array.shape != shape or array.dtype is not dtype or not array.flags.carray:
                     return None
-                if read and any(array.item(element) != value for element, value in read):
+                if value is not None and array.tobytes() != value:
                     return None
                 address = array.__array_interface__["data"][0]
                 for slot, offset in slots:
@@ -85,7 +85,7 @@ class Quick:
             if not self._steps():
                 return None
             for name, view in self.views.items():
-                results[name] = view.copy()
+                results[name][...] = view
             return results
         finally:
             self.lock.release()
@@ -100,3 +100,33 @@ class Quick:
                 return False
         self.stats.ran()
         return True
+
+
+class Quicks:
+    """The last few shapes that a session was called with more than once, the latest first."""
+
+    def __init__(self) -> None:
+        self._ready: tuple[Quick, ...] = ()
+        self._seen: dict[Any, bool] = {}
+
+    def run(self, given: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
+        ready = self._ready
+        for number, quick in enumerate(ready):
+            done = quick.run(given)
+            if done is not None:
+                if number:
+                    self._ready = (quick, *ready[:number], *ready[number + 1:])
+                return done
+        return None
+
+    def note(self, variant: Variant, context: Context, names: Sequence[str], values: Sequence[Any], results: Mapping[str, Any]) -> None:
+        """A call has gone the usual way: the second one of its shapes is made ready."""
+        shapes = tuple([getattr(v, "shape", None) for v in values])
+        if self._seen.pop(shapes, False):
+            made = Quick.of(variant, context, names, values, results)
+            if made is not None:
+                self._ready = (made, *self._ready[:MOST - 1])
+            return
+        if len(self._seen) >= SEEN:
+            self._seen = {}
+        self._seen[shapes] = True

@@ -12,13 +12,12 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from hashlib import sha256
-from pathlib import Path
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from gpuonnx.codegen.cache import KernelCache, fingerprint, kernel_digest, kernel_symbol
+from gpuonnx.codegen.cache import PACKAGE, KernelCache, fingerprint, generator, kernel_digest, kernel_symbol, stamps
 from gpuonnx.importer.procedure import Argument, Environment, InputInfo, Procedure
 from gpuonnx.ir.dims import Space
 from gpuonnx.kernels.contract import Kernel
@@ -78,15 +77,9 @@ class Header:
 
 
 @cache
-def code_stamp() -> str:
-    """Names, sizes and times of change of our sources: another gpuonnx makes other programs."""
-    package = Path(__file__).resolve().parent.parent
-    digest = sha256()
-    for folder, _, names in sorted(os.walk(package, followlinks=True)):
-        for name in sorted(n for n in names if n.endswith((".py", ".cuh", ".cu"))):
-            status = os.stat(os.path.join(folder, name))
-            digest.update(f"{folder}/{name} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
+def code_stamp() -> bytes:
+    """Another gpuonnx makes other programs: what `generator` says, and the stamps of all other sources."""
+    return generator() + str(PACKAGE).encode() + stamps(PACKAGE, ".", below=True)
 
 
 def session_key(digest: str, device: str, options: Any) -> str:
@@ -136,7 +129,7 @@ class Unpickler(pickle.Unpickler):
         kind, *rest = pid
         if kind == "array":
             offset, dtype, shape = rest
-            count = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+            count = prod(shape) * dtype.itemsize
             return self.data[offset:offset + count].view(dtype).reshape(shape)
         if kind == "kernel":
             return SavedKernel(*rest)
@@ -228,7 +221,7 @@ class Library:
             blob = dumps(saved)
         except (pickle.PicklingError, TypeError, AttributeError, RecursionError):
             return
-        self.cache.put(self._blob(path, number), blob)
+        self.cache.put(self._blob(path, number), blob, LENGTHS.unpack_from(blob)[1])
 
 
 def unchanged(external: dict[str, tuple[int, int]]) -> bool:
