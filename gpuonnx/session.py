@@ -26,7 +26,6 @@ from gpuonnx.kernels.cpu.executor import Executor
 from gpuonnx.planner.program import Program
 from gpuonnx.runtime.deadline import time_limit
 from gpuonnx.runtime.loaded import LoadedProgram
-from gpuonnx.runtime.quick import Quicks
 from gpuonnx.runtime.saved import Compiled, Header, Library, cold, named_shape, session_key, stamp_of
 from gpuonnx.runtime.variants import Context, Executable, Stats
 
@@ -123,7 +122,6 @@ class Session:
             self.procedure = cold(header.name, header.inputs, header.outputs, header.output_infos, header.defaults)
         self._main = Executable(self.procedure, self.context, "main", self._model)
         self._main.search()
-        self._quicks = Quicks()
         self._special: dict[tuple[tuple[str, ...], tuple[str, ...]], Executable] = {}
 
     def _model(self) -> Procedure:
@@ -168,11 +166,11 @@ class Session:
         outputs: names to compute (others are pruned).
         out: buffers to fill, by name. timeout: seconds after which the run raises Cancelled.
         Raises InputError, ShapeError."""
-        plain = outputs is None and out is None and timeout is None and type(inputs) is dict
-        if plain:
-            quick = self._quicks.run(inputs)
-            if quick is not None:
-                return quick
+        if outputs is None and out is None and timeout is None and type(inputs) is dict and len(inputs) == len(self.procedure.inputs):
+            done = self._main.quicks.run([inputs.get(i.name) for i in self.procedure.inputs])
+            if done is not None:
+                self.stats.ran()
+                return dict(zip(self.procedure.outputs, done, strict=True))
         from gpuonnx.runtime.feed import prepare
         over = [i for i in self.procedure.defaults if i.name in inputs] if isinstance(inputs, Mapping) else []
         infos = (*self.procedure.inputs, *over) if over else self.procedure.inputs
@@ -183,10 +181,7 @@ class Session:
         with time_limit(timeout):
             results = executable.run(values, buffers)
         self.stats.ran()
-        named = dict(zip(names, results, strict=True))
-        if plain and executable is self._main and executable.variants:
-            self._quicks.note(executable.variant(values), self.context, [i.name for i in infos], values, named)
-        return named
+        return dict(zip(names, results, strict=True))
 
     def _executable(self, names: tuple[str, ...], over: tuple[str, ...]) -> Executable:
         """What computes some of the outputs, with some of the defaults as inputs."""

@@ -232,7 +232,7 @@ class Frame:
             return owner.reshape(shape)
         if 0 in shape or math.prod(shape) * dtype.itemsize > sys.maxsize:
             return room(shape, dtype, f"tensor {ref.name!r}")
-        return np.ndarray(shape, dtype, buffer=_bytes(owner), offset=start, strides=strides)
+        return np.ndarray(shape, dtype, buffer=memory(owner), offset=start, strides=strides)
 
     def _owner(self, kind: str, which: int) -> Any:
         match kind:
@@ -264,5 +264,6 @@ def aligned(array: np.ndarray) -> int:
     return -(-array.ctypes.data // ALIGNMENT) * ALIGNMENT
 
 
-def _bytes(array: np.ndarray) -> Any:
+def memory(array: np.ndarray) -> Any:
+    """A contiguous array as bytes."""
     return array if array.dtype == np.uint8 and array.ndim == 1 else array.reshape(-1).view(np.uint8)

@@ -19,6 +19,7 @@ from gpuonnx.planner.program import Program
 from gpuonnx.runtime.execute import Runner
 from gpuonnx.runtime.frame import Frame
 from gpuonnx.runtime.loaded import LoadedProgram
+from gpuonnx.runtime.quick import Quicks
 from gpuonnx.runtime.saved import Compiled, Library
 
 SMALL_ELEMENTS = 64
@@ -82,6 +83,9 @@ class Variant:
         self.lock = threading.Lock()
         self._hot: Compiled | None = None
         self.by_shape = all(element is None for _, _, element in compiled.sources.values())
+        asked = [(s.input, s.axis) for s in compiled.program.symbols] + [(number, axis) for number, axis, _ in compiled.sources.values()]
+        self.late = (-1, None) in asked
+        self.read_inputs = sorted({number for number, axis in asked if axis is None and number >= 0})
         self._owner = owner
         context = owner.context
         bodies = enumerate(compiled.program.procedures)
@@ -148,6 +152,11 @@ class Variant:
                 return self.frames.pop()
         return Frame(self.loaded)
 
+    def forget_frames(self) -> None:
+        """Give back the working memory that no run holds."""
+        with self.lock:
+            self.frames = []
+
     def give_back(self, frame: Frame) -> None:
         frame.release()
         with self.lock:
@@ -181,6 +190,7 @@ class Executable:
         self.variants: list[Variant] = []
         self.recent: dict[tuple[Any, ...], Variant] = {}
         self.lock = threading.RLock()
+        self.quicks = Quicks()
         self._searched, self._saved = False, 0
 
     def hot(self) -> Procedure:
@@ -249,13 +259,20 @@ class Executable:
 
     def run(self, values: Sequence[Any], out: Mapping[int, np.ndarray] | None = None, held: int = 0) -> list[Any]:
         """Outputs in order. Arrays must be C-contiguous, aligned and of the declared types. held: see Runner."""
+        done = None if out else self.quicks.run(values)
+        if done is not None:
+            return done
         variant = self.variant(values)
         frame = variant.lease()
         try:
             outputs = Runner(variant, frame, self.context, held).run(values, {} if variant.rest is not None else out or {})
         finally:
             variant.give_back(frame)
-        return variant.rest.run(outputs, out, held) if variant.rest is not None else outputs
+        if variant.rest is not None:
+            return variant.rest.run(outputs, out, held)
+        if not out:
+            self.quicks.note(variant, self.context, values, outputs)
+        return outputs
 
 
 def dtype_of(value: Any, declared: str) -> str:
