@@ -84,7 +84,10 @@ class Quick:
         try:
             words, results = self.words, []
             for array, (shape, dtype, slots, value) in zip(given, self.inputs, strict=True):
-                if type(array) is not np.ndarray or array.shape != shape or array.dtype is not dtype or not array.flags.carray:
+                if type(array) is not np.ndarray or array.shape != shape or array.dtype is not dtype:
+                    return None
+                flags = array.flags
+                if not (flags.carray or flags.c_contiguous and flags.aligned):
                     return None
                 if value is not None and array.tobytes() != value:
                     return None
