@@ -195,6 +195,14 @@ def test_images_and_choices() -> None:
     one("SoftmaxCrossEntropyLoss", doubles(3, 4), np.array([0, 3, 1]))
 
 
+def test_fourier_transforms() -> None:
+    one("DFT", doubles(2, 6, 2), constants={2: np.array(1)})
+    one("DFT", doubles(2, 5, 2), constants={2: np.array(1)}, inverse=1)
+    one("DFT", doubles(2, 5, 1), constants={1: np.array(8), 2: np.array(1)}, onesided=1)
+    one("DFT", doubles(1, 4, 2), constants={1: np.array(6), 2: np.array(1)}, onesided=1, inverse=1)
+    one("DFT", doubles(1, 6, 2), constants={1: np.array(5), 2: np.array(1)}, onesided=1, inverse=1)
+
+
 def test_a_network_and_the_second_derivative() -> None:
     nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Tanh", ["h"], ["t"]),
              helper.make_node("ReduceSumSquare", ["t"], ["o"], keepdims=0),

@@ -11,10 +11,10 @@ from typing import Any
 
 from gpuonnx.errors import ModelError, UnsupportedOp
 from gpuonnx.ir import graph as g
-from gpuonnx.ir.build import Dim, Tensor, builder, full, product, tensor_prefix, tensor_reduce, tensor_scatter
+from gpuonnx.ir.build import Dim, Tensor, builder, full, product, size_scalar, tensor_map, tensor_prefix, tensor_reduce, tensor_scatter
 from gpuonnx.ir.derivative import adjoints
 from gpuonnx.ir.expr import Expr, cast, const, dim, guard, index, substitute
-from gpuonnx.ir.formula import equal, select
+from gpuonnx.ir.formula import either, equal, less_equal, select
 from gpuonnx.ir.types import compute, kind
 from gpuonnx.ops.registry import op
 
@@ -274,3 +274,26 @@ def of_topk(node: g.Call, outs: Sequence[Adjoint]) -> Sequence[Adjoint]:
     zeros = full(node.inputs[0].dims, 0, values.dtype)
     return [tensor_scatter(zeros, values.shape, lambda r, k: [r, cast(places.at(r, k), "ix")], lambda r, k: values.at(r, k), "add")]
 
+
+
+@derivative("fft")
+def of_fft(node: g.Call, outs: Sequence[Adjoint]) -> Sequence[Adjoint]:
+    """A linear function: its adjoint is the transform with the other sign, unscaled; a hermitian input counts its bins twice,
+    but for the first and the one in the middle."""
+    from gpuonnx.ops.signal import fourier, resized
+    out, x, inverse = outs[0], node.inputs[0], bool(node.attrs["inverse"])
+    assert out is not None
+    if not node.attrs["hermitian"]:
+        count = x.dims[1]
+        back = fourier(resized(out, count), count, not inverse, x.dims[3])
+        factor = size_scalar(count, out.dtype)
+        return [back / factor if inverse else back * factor]
+    count = out.shape[1]
+    spectrum = fourier(out, x.dims[1], False)
+
+    def weighted(*i: Expr) -> Expr:
+        once = either(equal(i[1], dim(0)), equal(i[1] * 2, dim(count)))
+        inside = less_equal(i[1] * 2, dim(count))
+        factor = select(inside, select(once, const(1, out.dtype), const(2, out.dtype)), const(0, out.dtype))
+        return spectrum.at(*i) * factor / cast(dim(count), out.dtype)
+    return [tensor_map(spectrum.shape, out.dtype, weighted)]
