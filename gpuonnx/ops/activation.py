@@ -114,9 +114,9 @@ def shrink(x: Tensor, *, bias: float = 0.0, lambd: float = 0.5) -> Tensor:
 
 @op("Softmax", since=13)
 def softmax(x: Tensor, *, axis: int = -1) -> Tensor:
-    v = x.wide()
-    e = exp(v - v.max(axis, keepdims=True))
-    return (e / e.sum(axis, keepdims=True)).cast(x.dtype)
+    """In the type of x, as the standard's function has it: exponentials and their sum are rounded to it."""
+    e = exp(x - x.max(axis, keepdims=True))
+    return e / e.sum(axis, keepdims=True)
 
 
 @op("LogSoftmax", since=13)
