@@ -4,6 +4,8 @@ P, Q: 2 (real and imaginary part) or 1 (real). Plain: M points, of whose bins th
 1 / M; hermitian (with inverse): x has the first bins of a spectrum of K points that is its own conjugate backwards (missing ones
 count as 0).
 
+Inverses compute in the type of x, the others in float64, so that both round as NumPy's do.
+
 The factors are found when it runs, so that a new length compiles nothing: a step that makes the table of roots, then transforms.
 A length with a large prime factor becomes a convolution (Bluestein, 1970).
 """
@@ -53,13 +55,14 @@ def padded(n: int) -> int:
 def build(call: Spec) -> Build:
     x, y = call.inputs[0], call.outputs[0]
     assert x is not None
-    unit, hermitian = size(x.dtype), int(bool(call.attrs.get("hermitian", 0)))
+    hermitian, work = int(bool(call.attrs.get("hermitian", 0))), x.dtype if call.attrs["inverse"] else "f64"
+    unit = size(work)
     points = y.shape[1] if hermitian else x.shape[1]
     lengths: Dim = (padded(points) or points) if isinstance(points, int) else points * 4
     rows = x.shape[0] * x.shape[2]
     tasks = d.dmin(rows, MOST_TASKS)
-    plan = Kernel("fft_plan", (x.dtype,), "numba", partial(_code, "planner", x.dtype))
-    run = Kernel("fft", (x.dtype,), "numba", partial(_code, "kernel", x.dtype))
+    plan = Kernel("fft_plan", (work,), "numba", partial(_code, "planner", (work,)))
+    run = Kernel("fft", (x.dtype, work), "numba", partial(_code, "kernel", (x.dtype, work)))
     table, room = lengths * 10 + 8, lengths * 4 + 256
     args = (Ref("in", 0), Ref("out", 0), Ref("work", 0), Ref("work", 1), Ref("work", 2), rows, points, x.shape[1], y.shape[1], x.shape[2],
             *x.strides, *y.strides, tasks, call.attrs["inverse"], hermitian, x.shape[3], y.shape[3], room * unit, unit)
@@ -67,5 +70,5 @@ def build(call: Spec) -> Build:
     return Build(steps, (PLAN_WORDS * 8, table * unit, d.dmax(tasks, 1) * room * unit))
 
 
-def _code(name: str, dtype: str, symbol: str) -> object:
-    return getattr(import_module("gpuonnx.kernels.cpu.fft_code"), name)(dtype)
+def _code(name: str, types: tuple[str, ...], symbol: str) -> object:
+    return getattr(import_module("gpuonnx.kernels.cpu.fft_code"), name)(*types)

@@ -159,10 +159,11 @@ def planner(dtype: str) -> Any:
 
 
 @cache
-def kernel(dtype: str) -> Any:  # noqa: C901
-    at, transform = pointer(dtype), passes(dtype)
-    real: Any = {"f32": float32, "f64": float64}[dtype]
-    nothing, one = numpy_dtype(dtype).type(0), numpy_dtype(dtype).type(1)
+def kernel(dtype: str, work: str) -> Any:  # noqa: C901
+    """`dtype`: of what is read and stored; `work`: of all that is in between."""
+    at, wide, transform = pointer(dtype), pointer(work), passes(work)
+    real: Any = {"f32": float32, "f64": float64}[work]
+    nothing, one = numpy_dtype(work).type(0), numpy_dtype(work).type(1)
 
     @register_jitable
     def taken(x: Any, words: Any, base: Any, k: Any) -> Any:
@@ -174,8 +175,8 @@ def kernel(dtype: str) -> Any:  # noqa: C901
         if k >= have:
             return nothing, nothing
         if words[21] < 2:
-            return x[base + k * step], nothing
-        return x[base + k * step], x[base + k * step + part] * sign
+            return real(x[base + k * step]), nothing
+        return real(x[base + k * step]), x[base + k * step + part] * sign
 
     @register_jitable
     def loaded(a: Any, x: Any, words: Any, base: Any) -> None:
@@ -229,12 +230,12 @@ def kernel(dtype: str) -> Any:  # noqa: C901
         return back
 
     def run(context: Any, words: Any, task: Any) -> None:
-        x, y, plan, table = at(words[0]), at(words[1]), ints(words[2]), at(words[3])
+        x, y, plan, table = at(words[0]), at(words[1]), ints(words[2]), wide(words[3])
         rows, n, inner = words[5], words[6], words[9]
         if n <= 0:
             return
         length = plan[1] if plan[1] else n
-        first, second = at(words[4] + task * words[23]), at(words[4] + task * words[23] + 2 * length * words[24])
+        first, second = wide(words[4] + task * words[23]), wide(words[4] + task * words[23] + 2 * length * words[24])
         scale = real(1.0 / n)
         for row in range(task, rows, words[18]):
             loaded(first, x, words, row // inner * words[10] + row % inner * words[12])
