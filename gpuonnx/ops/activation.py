@@ -80,7 +80,7 @@ def softsign(x: Tensor) -> Tensor:
 
 @op("ThresholdedRelu", since=10)
 def thresholded_relu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
-    return pointwise(lambda v: select(greater(v, alpha), v, v * 0), x)
+    return pointwise(lambda v: select(greater(v, alpha), v, 0), x)
 
 
 @op("Mish", since=18)
@@ -109,7 +109,7 @@ def swiglu(a: Tensor, b: Tensor, *, alpha: float = 1.0) -> Tensor:
 
 @op("Shrink", since=9)
 def shrink(x: Tensor, *, bias: float = 0.0, lambd: float = 0.5) -> Tensor:
-    return pointwise(lambda v: select(less(v, -lambd), v + bias, select(greater(v, lambd), v - bias, v * 0)), x)
+    return pointwise(lambda v: select(less(v, -lambd), v + bias, select(greater(v, lambd), v - bias, 0)), x)
 
 
 @op("Softmax", since=13)
