@@ -24,6 +24,11 @@ ELEMENTS = """elements (float[V, D] x, int64[V, K] ids) => (float[V, K] y) { y =
 SCATTER = """put (float[V, D] x, int64[V, K] ids, float[V, K] u) => (float[V, D] y) { y = ScatterElements <axis: int = 1> (x, ids, u) }"""
 SCATTER_ND = """put (float[V, D] x, int64[K, 2] ids, float[K] u) => (float[V, D] y) { y = ScatterND (x, ids, u) }"""
 GATHER_ND = """take (float[V, D] x, int64[K, 2] ids) => (float[K] y) { y = GatherND (x, ids) }"""
+SUMMED = """summed (float[V, 1] table, int64[N, K] ids, float[N, 1] z) => (float[N, 1] y) {
+    axes = Constant <value_ints: ints = [1]> ()
+    i = ReduceSum <keepdims: int = 0> (ids, axes)
+    g = Gather (table, i)
+    y = Add (g, z) }"""
 X = np.arange(12, dtype=np.float32).reshape(3, 4)
 
 
@@ -35,6 +40,8 @@ INDICES: dict[str, tuple[str, dict[str, np.ndarray], dict[str, np.ndarray], str]
     "Gather": (GATHER, {"table": X, "ids": ids(0, 3)}, {"table": X, "ids": ids(-3, 2)}, "3 is out of range.* 3"),
     "Gather below": (GATHER, {"table": X, "ids": ids(0, -4)}, {"table": X, "ids": ids(2)}, "out of range"),
     "Gather far": (GATHER, {"table": X, "ids": ids(2**62, 0)}, {"table": X, "ids": ids(0)}, "4611686018427387904 is out of range"),
+    "Gather of sums": (SUMMED, {"table": X[:, :1], "ids": ids([1, 1], [2, 1]), "z": X[:2, :1]},
+                       {"table": X[:, :1], "ids": ids([1, 1], [2, -1]), "z": X[:2, :1]}, "3 is out of range.* 3"),
     "GatherElements": (ELEMENTS, {"x": X, "ids": ids([0], [1], [9])}, {"x": X, "ids": ids([0], [1], [3])}, "9 is out of range"),
     "GatherND": (GATHER_ND, {"x": X, "ids": ids([0, 0], [2, 4])}, {"x": X, "ids": ids([2, -1])}, "4 is out of range"),
     "ScatterElements": (SCATTER, {"x": X, "ids": ids([0], [4], [1]), "u": X[:, :1]}, {"x": X, "ids": ids([0], [-1], [1]), "u": X[:, :1]}, "out of range"),

@@ -245,7 +245,8 @@ class Arrangement:
 
     def _access(self, w: Walked, order: Sequence[int], fix: Any, volatile: bool) -> Access:
         words = self.words
-        terms = tuple(Term(fix(e), words.of(stride), words.of(size), any(x.op == "load" for x in e.walk())) for _, e, size, stride in w.terms)
+        terms = tuple(Term(fix(e), words.of(stride), words.of(size), any(x.op in ("load", "folded") for x in e.walk()))
+                      for _, e, size, stride in w.terms)
         strides = tuple(w.strides[a] if _is(w.strides[a], 0) or _is(w.strides[a], 1) else ("w", words.of(w.strides[a])) for a in order)
         return Access(w.layout.dtype, words.of(w.pointer), words.of(w.offset), strides, terms, volatile)
 

@@ -182,7 +182,7 @@ def _results(frame: Frame, node: onnx.NodeProto) -> Sequence[Tensor | None]:
         if any(t is not None for t in inputs[limit:]):
             raise ModelError(f"{describe(node)} (opset {opset}) takes {limit} inputs, here {len(inputs)}")
         inputs = inputs[:limit]
-    return definition(inputs, attributes, len(node.output), opset)
+    return definition(inputs, attributes, len(node.output), opset, frame.scope)
 
 
 def attribute(proto: onnx.AttributeProto, frame: Frame) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from gpuonnx.errors import ModelError
-from gpuonnx.importer.procedure import captured
+from gpuonnx.importer.procedure import captured, read_names
 
 if TYPE_CHECKING:
     import onnx
@@ -27,7 +27,7 @@ def title(node: onnx.NodeProto) -> str:
 
 def needs(node: onnx.NodeProto) -> list[str]:
     """Names that a node reads, those that its sub-graphs capture included."""
-    names = [name for name in node.input if name]
+    names = read_names(node)
     for graph in bodies(node):
         names += captured(graph)
     return names

@@ -98,13 +98,22 @@ def input_info(value: onnx.ValueInfoProto) -> InputInfo:
     return InputInfo(value.name, dtype, dims, dtype.startswith("optional"))
 
 
+def read_names(node: onnx.NodeProto) -> list[str]:
+    """Names that a node reads itself; a Gradient names tensors in its attributes as well."""
+    names = [name for name in node.input if name]
+    if node.op_type == "Gradient":
+        for a in node.attribute:
+            names += [s.decode() for s in (*a.strings, *([a.s] if a.s else []))]
+    return names
+
+
 def free_names(nodes: Sequence[onnx.NodeProto], own: set[str]) -> list[str]:
     """Names used by the nodes (bodies included) but made by none of them nor in `own`; in order of first use."""
     made = set(own)
     found: dict[str, None] = {}
     for node in nodes:
-        for name in node.input:
-            if name and name not in made:
+        for name in read_names(node):
+            if name not in made:
                 found.setdefault(name)
         for attribute in node.attribute:
             for graph in [attribute.g] if attribute.HasField("g") else list(attribute.graphs):

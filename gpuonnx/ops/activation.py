@@ -80,7 +80,7 @@ def softsign(x: Tensor) -> Tensor:
 
 @op("ThresholdedRelu", since=10)
 def thresholded_relu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
-    return pointwise(lambda v: select(greater(v, alpha), v, v * 0), x)
+    return pointwise(lambda v: select(greater(v, alpha), v, 0), x)
 
 
 @op("Mish", since=18)
@@ -109,14 +109,14 @@ def swiglu(a: Tensor, b: Tensor, *, alpha: float = 1.0) -> Tensor:
 
 @op("Shrink", since=9)
 def shrink(x: Tensor, *, bias: float = 0.0, lambd: float = 0.5) -> Tensor:
-    return pointwise(lambda v: select(less(v, -lambd), v + bias, select(greater(v, lambd), v - bias, v * 0)), x)
+    return pointwise(lambda v: select(less(v, -lambd), v + bias, select(greater(v, lambd), v - bias, 0)), x)
 
 
 @op("Softmax", since=13)
 def softmax(x: Tensor, *, axis: int = -1) -> Tensor:
-    v = x.wide()
-    e = exp(v - v.max(axis, keepdims=True))
-    return (e / e.sum(axis, keepdims=True)).cast(x.dtype)
+    """In the type of x, as the standard's function has it: exponentials and their sum are rounded to it."""
+    e = exp(x - x.max(axis, keepdims=True))
+    return e / e.sum(axis, keepdims=True)
 
 
 @op("LogSoftmax", since=13)

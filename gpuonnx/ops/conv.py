@@ -122,10 +122,14 @@ def conv_transpose(x: Tensor, w: Tensor, b: Tensor | None = None, *, auto_pad: s
     lows, highs = transpose_pads(spatial(x), extents, step, extra, auto_pad, output_shape, pads)
     sizes = [(n - 1) * s + e + o - low - high
              for n, s, e, o, low, high in zip(spatial(x), step, extents, extra, lows, highs, strict=True)]
-    phases = Phases(kernel, step, gap)
-    window = Window.of(spatial(x), phases.taps, "NOTSET", phases.gaps, [*phases.reach, *phases.reach])
-    y = phases.dealt(convolution(x, phases.weights(w, group), window, group), w.shape[1], group, lows, sizes)
+    y = transposed_convolution(x, w, Phases(kernel, step, gap), group, lows, sizes)
     return y if b is None else y + channelwise(b, x.rank)
+
+
+def transposed_convolution(x: Tensor, w: Tensor, phases: Phases, group: int, lows: Sequence[Dim], sizes: Sequence[Dim]) -> Tensor:
+    """`sizes` elements of the full result from `lows` on."""
+    window = Window.of(spatial(x), phases.taps, "NOTSET", phases.gaps, [*phases.reach, *phases.reach])
+    return phases.dealt(convolution(x, phases.weights(w, group), window, group), w.shape[1], group, lows, sizes)
 
 
 @dataclass(frozen=True)

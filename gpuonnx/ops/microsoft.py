@@ -2,15 +2,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from gpuonnx.errors import ModelError
 from gpuonnx.ir.build import Tensor
 from gpuonnx.ir.formula import erf, rsqrt, sigmoid, tanh
+from gpuonnx.ops import activation as act
 from gpuonnx.ops import conv as standard_conv
 from gpuonnx.ops import normalize
 from gpuonnx.ops import quantize as q
-from gpuonnx.ops.activation import leaky_relu
+from gpuonnx.ops.math import clip_6
 from gpuonnx.ops.matmul import gemm, integer_product, matrix_product, one_or_many, scaled, transposed
 from gpuonnx.ops.registry import op
 from gpuonnx.ops.window import Ints
@@ -66,27 +68,21 @@ def transpose_matmul(a: Tensor, b: Tensor, *, alpha: float = 1.0, transA: int = 
     return fused_matmul(a, b, alpha=alpha, transA=transA, transB=transB)  # type: ignore[no-any-return]
 
 
-ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
-    "": lambda x, *_: x, "Relu": lambda x, *_: _relu(x), "Tanh": lambda x, *_: tanh(x), "Sigmoid": lambda x, *_: sigmoid(x),
-    "LeakyRelu": lambda x, alpha=0.01, *_: leaky_relu(x, alpha=alpha), "Clip": lambda x, low=-math.inf, high=math.inf, *_: _clip(x, low, high),
-    "HardSigmoid": lambda x, alpha=0.2, beta=0.5, *_: _clip(x * alpha + beta, 0.0, 1.0)}
+ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
+    "Relu": (act.relu, ()), "Tanh": (tanh, ()), "Sigmoid": (sigmoid, ()), "LeakyRelu": (act.leaky_relu, ("alpha",)), "Elu": (act.elu, ("alpha",)),
+    "HardSigmoid": (act.hard_sigmoid, ("alpha", "beta")), "Selu": (act.selu, ("alpha", "gamma")), "Celu": (act.celu, ("alpha",)),
+    "Softplus": (act.softplus, ()), "Softsign": (act.softsign, ()), "ThresholdedRelu": (act.thresholded_relu, ("alpha",)),
+    "HardSwish": (act.hard_swish, ()), "Gelu": (act.gelu, ()), "Clip": (clip_6, ("min", "max"))}
 
 
-def _relu(x: Tensor) -> Tensor:
-    from gpuonnx.ir.formula import relu
-    return relu(x)
-
-
-def _clip(x: Tensor, low: float, high: float) -> Tensor:
-    from gpuonnx.ir.formula import maximum, minimum
-    return minimum(maximum(x, low), high)
-
-
-def activated(x: Tensor, name: str, parameters: list[float] | None) -> Tensor:
-    from gpuonnx.errors import ModelError
+def activated(x: Tensor, name: str, parameters: Sequence[float] = ()) -> Tensor:
+    """`parameters`: as many as are given, in the order of the activation's attributes."""
+    if not name:
+        return x
     if name not in ACTIVATIONS:
-        raise ModelError(f"{x.builder.origin}: activation {name!r} is none of {', '.join(n for n in ACTIVATIONS if n)}")
-    return ACTIVATIONS[name](x, *(parameters or ()))
+        raise ModelError(f"{x.builder.origin}: activation {name!r} is none of {', '.join(ACTIVATIONS)}")
+    function, names = ACTIVATIONS[name]
+    return function(x, **dict(zip(names, parameters, strict=False)))
 
 
 @microsoft("FusedConv")
@@ -94,14 +90,14 @@ def fused_conv(x: Tensor, w: Tensor, b: Tensor | None = None, z: Tensor | None =
                activation_params: list[float] | None = None, auto_pad: str = "NOTSET", dilations: Ints = None, group: int = 1,
                kernel_shape: Ints = None, pads: Ints = None, strides: Ints = None) -> Tensor:
     y = standard_conv.conv(x, w, b, auto_pad=auto_pad, dilations=dilations, group=group, kernel_shape=kernel_shape, pads=pads, strides=strides)
-    return activated(y if z is None else y + z, activation, activation_params)
+    return activated(y if z is None else y + z, activation, activation_params or ())
 
 
 @microsoft("FusedGemm")
 def fused_gemm(a: Tensor, b: Tensor, c: Tensor | None = None, *, activation: str = "", activation_alpha: float | None = None,
                activation_beta: float | None = None, activation_gamma: float | None = None, alpha: float = 1.0, beta: float = 1.0,
                transA: int = 0, transB: int = 0) -> Tensor:
-    parameters = [p for p in (activation_alpha, activation_beta) if p is not None]
+    parameters = [p for p in (activation_alpha, activation_beta, activation_gamma) if p is not None]
     return activated(gemm(a, b, c, alpha=alpha, beta=beta, transA=transA, transB=transB), activation, parameters)
 
 

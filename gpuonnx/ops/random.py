@@ -1,6 +1,7 @@
 """Random numbers: Maps over Philox, a counter-based generator, so that every element is computed by itself.
 
-A `seed` gives the same numbers in every run; without one each run draws a key.
+A `seed` gives the same numbers in every run; without one each run draws a key. Dropout with a seed draws what the standard's
+reference implementation draws, NumPy's Mersenne twister.
 """
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from gpuonnx.ir.build import (
     Tensor,
     apply,
     builder,
+    call,
     cast,
     const,
     constant,
@@ -24,6 +26,7 @@ from gpuonnx.ir.build import (
     full,
     host,
     pointwise,
+    product,
     tensor_map,
     tensor_prefix,
     tensor_reduce,
@@ -129,11 +132,18 @@ def multinomial(x: Tensor, *, dtype: int = 6, sample_size: int = 1, seed: float 
     return pointwise(lambda p: minimum(p, cast(last, "i64")), place).cast(BY_ONNX[dtype])
 
 
-def dropped(x: Tensor, ratio: Tensor | float, seed: float | None) -> tuple[Tensor, Tensor]:
+def twister(shape: Sequence[Dim], seed: int) -> Tensor:
+    """The numbers in [0, 1) of NumPy's RandomState(seed), in float64."""
+    drawn: Tensor = call("mersenne", constant(seed & 0xFFFFFFFF, "i64"), out=Spec("f64", (product(shape),)))
+    return drawn.reshape(*shape)
+
+
+def dropped(x: Tensor, ratio: Tensor | float, seed: int | None) -> tuple[Tensor, Tensor]:
     """What stays is scaled up by 1 / (1 - ratio)."""
     v = x.wide()
     share = ratio.cast(v.dtype).reshape() if isinstance(ratio, Tensor) else constant(ratio, v.dtype)
-    kept = greater_equal(uniform(x.shape, x.dtype, seed), share)
+    drawn = uniform(x.shape, x.dtype, None) if seed is None else twister(x.shape, seed)
+    kept = greater_equal(drawn, share.cast(drawn.dtype))
     return select(kept, v / (1 - share), 0.0).cast(x.dtype), kept
 
 

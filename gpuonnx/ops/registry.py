@@ -3,15 +3,15 @@
 A definition is a pure function from tensors to tensors (`ir/build.py`). Positional parameters are the ONNX inputs
 (`None` = absent, `*xs` = variadic); one annotated `Const` arrives as a NumPy array known while lowering this variant, one
 annotated `Dims` as a list of Dims, symbolic where they can be. Keyword-only parameters are the schema's attributes; the
-reserved `outputs: int` is the number of outputs the node names, `opset: int` the version asked for (an attribute of such a
-name is a parameter with `_` behind it).
+reserved `outputs: int` is the number of outputs the node names, `opset: int` the version asked for, `scope` the tensors that
+have a name where the node stands (an attribute of such a name is a parameter with `_` behind it).
 """
 from __future__ import annotations
 
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ from gpuonnx.ir.build import Dim, Tensor
 F = TypeVar("F", bound=Callable[..., Any])
 Const = np.ndarray
 Dims = list[Dim]
-RESERVED = ("outputs", "opset")
+RESERVED = ("outputs", "opset", "scope")
 INERT = frozenset({"consumed_inputs"})
 
 
@@ -39,9 +39,10 @@ class Definition:
     attributes: frozenset[str]
     reserved: frozenset[str]
 
-    def __call__(self, inputs: Sequence[Tensor | None], attributes: dict[str, Any], outputs: int, opset: int) -> tuple[Any, ...]:
+    def __call__(self, inputs: Sequence[Tensor | None], attributes: dict[str, Any], outputs: int, opset: int,
+                 scope: Mapping[str, Any]) -> tuple[Any, ...]:
         arguments = [self._argument(i, t) for i, t in enumerate(inputs)]
-        given = {"outputs": outputs, "opset": opset}
+        given = {"outputs": outputs, "opset": opset, "scope": scope}
         meant = {k + "_" * (k in RESERVED): v for k, v in attributes.items() if k not in INERT}
         result = self.function(*arguments, **meant, **{k: given[k] for k in self.reserved})
         return tuple(result) if isinstance(result, (tuple, list)) else (result,)

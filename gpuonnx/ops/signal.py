@@ -1,4 +1,4 @@
-"""Fourier transforms as products with a matrix of cosines and sines, windows, mel filters."""
+"""Fourier transforms, windows, mel filters."""
 from __future__ import annotations
 
 import math
@@ -7,86 +7,50 @@ import numpy as np
 
 from gpuonnx.errors import ModelError
 from gpuonnx.ir import dims as d
-from gpuonnx.ir.build import Expr, Tensor, builder, cast, const, constant, dim, tensor_map
+from gpuonnx.ir.build import Expr, Tensor, builder, call, cast, const, constant, dim, product, tensor_map
 from gpuonnx.ir.dims import Dim
 from gpuonnx.ir.expr import apply, guard
-from gpuonnx.ir.formula import equal, less, select
+from gpuonnx.ir.formula import less
 from gpuonnx.ir.types import BY_ONNX, compute
-from gpuonnx.ops.matmul import matrix_product
 from gpuonnx.ops.registry import Const, Dims, op
 
 
-def fourier_matrix(length: Dim, bins: Dim, sign: float, dtype: str) -> Tensor:
-    """[length, 2 * bins]: cos and sign * sin of 2 pi n k / length, side by side for each bin."""
-    def element(n: Expr, j: Expr) -> Expr:
-        k = j // dim(2)
-        angle = cast((n * k) % dim(length), "f64") * (const(2 * math.pi, "f64") / cast(dim(length), "f64"))
-        return cast(select(equal(j % dim(2), dim(0)), apply("cos", angle), apply("sin", angle) * sign), compute(dtype))
-    return tensor_map((length, bins * 2), dtype, element)
+def fourier(x: Tensor, bins: Dim, inverse: bool, parts: Dim = 2, hermitian: bool = False) -> Tensor:
+    """x[A, M, C, 1 or 2] -> [A, bins, C, parts] (kernels/cpu/fft.py)."""
+    v = x.wide()
+    y: Tensor = call("fft", v, out=v.like(x.shape[0], bins, x.shape[2], parts), inverse=int(inverse), hermitian=int(hermitian))
+    return y.cast(x.dtype)
 
 
-def transform(real: Tensor, imaginary: Tensor | None, bins: Dim, inverse: bool) -> Tensor:
-    """[..., N] -> [..., bins, 2]"""
-    sign = 1.0 if inverse else -1.0
-    length = real.shape[-1]
-    matrix = fourier_matrix(length, bins, sign, real.dtype)
-    shape = (*real.shape[:-1], bins, 2)
-    y = matrix_product(real, matrix).reshape(*shape)
-    if imaginary is not None:
-        z = matrix_product(imaginary, matrix).reshape(*shape)
-        y = tensor_map(shape, y.dtype, lambda *i: select(equal(i[-1], dim(0)), y.at(*i) - z.at(*i[:-1], dim(1)), y.at(*i) + z.at(*i[:-1], dim(0))))
-    if inverse:
-        y = y / tensor_map((), y.dtype, lambda: cast(dim(length), compute(y.dtype)))
-    return y
-
-
-def parts(x: Tensor) -> tuple[Tensor, Tensor | None]:
+def checked(x: Tensor) -> Tensor:
     """The last axis is 1 (real) or 2 (real, imaginary)."""
     last = builder().ask(x.shape[-1])
     if last not in (1, 2):
         raise ModelError(f"{builder().origin}: the last axis has {last} elements; it must be 1 (real) or 2 (complex)")
-    real = x.slice(-1, 0, 1).squeeze([x.rank - 1])
-    return real, x.slice(-1, 1, 1).squeeze([x.rank - 1]) if last == 2 else None
+    return x
 
 
 def resized(t: Tensor, length: Dim) -> Tensor:
-    """The last axis cut or filled with zeros."""
-    size = t.shape[-1]
+    """The second axis cut or filled with zeros."""
+    size = t.shape[1]
     if size is length or size == length:
         return t
-    shape = (*t.shape[:-1], length)
-    return tensor_map(shape, t.dtype, lambda *i: guard(less(i[-1], dim(size)), t.at(*i), const(0, compute(t.dtype))))
+    shape = (t.shape[0], length, *t.shape[2:])
+    return tensor_map(shape, t.dtype, lambda *i: guard(less(i[1], dim(size)), t.at(*i), const(0, compute(t.dtype))))
 
 
 def dft(x: Tensor, dft_length: Dims | None, axis: int, inverse: int, onesided: int) -> Tensor:
-    axis = axis % x.rank
+    axis = checked(x).axis(axis)
     if axis == x.rank - 1:
         raise ModelError(f"{builder().origin}: axis {axis} holds real and imaginary parts")
-    order = [a for a in range(x.rank) if a not in (axis, x.rank - 1)] + [axis, x.rank - 1]
-    real, imaginary = parts(x.transpose(order))
-    length = dft_length[0] if dft_length else real.shape[-1]
+    before, after = tuple(x.shape[:axis]), tuple(x.shape[axis + 1:-1])
+    rows = x.reshape(product(before), x.shape[axis], product(after), x.shape[-1])
     if inverse and onesided:
-        y = real_inverse(real, imaginary, dft_length[0] if dft_length else (real.shape[-1] - 1) * 2)
-    else:
-        real = resized(real, length)
-        imaginary = None if imaginary is None else resized(imaginary, length)
-        y = transform(real, imaginary, d.floordiv(length, 2) + 1 if onesided else length, bool(inverse))
-    return y.transpose([order.index(a) for a in range(x.rank)])
-
-
-def real_inverse(real: Tensor, imaginary: Tensor | None, length: Dim) -> Tensor:
-    """The real signal of a one-sided spectrum: the missing half is the conjugate of the other."""
-    shape = (*real.shape[:-1], length)
-    half = d.floordiv(length, 2) + 1
-
-    def whole(t: Tensor, sign: float) -> Tensor:
-        def element(*i: Expr) -> Expr:
-            first = less(i[-1], dim(half))
-            value = t.at(*i[:-1], select(first, i[-1], dim(length) - i[-1]))
-            return select(first, value, value * sign)
-        return tensor_map(shape, t.dtype, element)
-    y = transform(whole(real, 1.0), None if imaginary is None else whole(imaginary, -1.0), length, True)
-    return y.slice(-1, 0, 1)
+        length = dft_length[0] if dft_length else (x.shape[axis] - 1) * 2
+        return fourier(rows, length, True, 1, hermitian=True).reshape(*before, length, *after, 1)
+    length = dft_length[0] if dft_length else x.shape[axis]
+    bins = d.floordiv(length, 2) + 1 if onesided else length
+    return fourier(resized(rows, length), bins, bool(inverse)).reshape(*before, bins, *after, 2)
 
 
 @op("DFT", since=20)
@@ -106,13 +70,14 @@ def stft(signal: Tensor, frame_step: Dims, window: Tensor | None = None, frame_l
     step = frame_step[0]
     length: Dim = frame_length[0] if frame_length else window.shape[0] if window is not None else x.shape[1]
     frames = d.floordiv(x.shape[1] - length, step) + 1
-    real, imaginary = parts(x)
+    last = checked(x).shape[2]
 
-    def framed(t: Tensor) -> Tensor:
-        cut = tensor_map((t.shape[0], frames, length), t.dtype, lambda b, f, n: t.at(b, f * dim(step) + n))
-        return cut if window is None else cut * window.cast(t.dtype)
-    bins = d.floordiv(length, 2) + 1 if onesided else length
-    return transform(framed(real), None if imaginary is None else framed(imaginary), bins, False)
+    def element(b: Expr, n: Expr, f: Expr, part: Expr) -> Expr:
+        value = x.at(b, f * dim(step) + n, part)
+        return value if window is None else value * cast(window.at(n), value.dtype)
+    cut = tensor_map((x.shape[0], length, frames, last), x.dtype, element)
+    y = fourier(cut, d.floordiv(length, 2) + 1 if onesided else length, False)
+    return y.transpose([0, 2, 1, 3])
 
 
 def cosine_window(size: Dims, output_datatype: int, periodic: int, terms: tuple[float, ...]) -> Tensor:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpuonnx.errors import ModelError, UnsupportedOp
+from gpuonnx.errors import ModelError
 from gpuonnx.ir.build import Tensor, where
 from gpuonnx.ir.formula import greater, less, power, sqrt
 from gpuonnx.ops.registry import op
@@ -47,12 +47,6 @@ def adam(rate: Tensor, count: Tensor, *xs: Tensor, alpha: float = 0.9, beta: flo
         adjusted = where(greater(t, 0.0), r * sqrt(1 - power(beta, t)) / (1 - power(alpha, t)), r)
         return (x - adjusted * v / (sqrt(h) + epsilon)) * (1 - norm_coefficient_post), v, h
     return interleaved([step(*v) for v in groups(xs, 4)])
-
-
-@op("Gradient", domain=DOMAIN)
-def gradient(*inputs: Tensor, xs: list[str], y: str, zs: list[str] | None = None) -> Tensor:
-    """Asks for the derivative of a part of the graph, which an inference engine does not make."""
-    raise UnsupportedOp(f"Gradient of {y} by {', '.join(xs)}: gradients are not derived here; export the model with its backward pass")
 
 
 @op("Momentum", domain=DOMAIN)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gpuonnx.errors import ModelError
-from gpuonnx.ir.build import Expr, Tensor, builder, cast, concat, const, constant, dim, tensor_map
+from gpuonnx.ir.build import Expr, Tensor, builder, cast, concat, const, constant, dim, tensor_map, tensor_reduce
 from gpuonnx.ir.dims import Dim
 from gpuonnx.ir.expr import guard
 from gpuonnx.ir.formula import absolute, equal, greater, isnan, less, select, sqrt
@@ -99,7 +99,10 @@ def one_hot_encoder(X: Tensor, *, cats_int64s: Sequence[int] | None = None, cats
     table = constant(np.array(list(cats_strings), object)) if cats_strings else constant(np.array(list(cats_int64s or ()), np.int64))
     shape = (*X.shape, table.shape[0])
 
-    def element(*i: Expr) -> Expr:
+    def same(*i: Expr) -> Expr:
         value = X.at(*i[:-1])
-        return cast(equal(value if cats_strings else cast(value, "i64"), table.at(i[-1])), "f32")
-    return tensor_map(shape, "f32", element)
+        return equal(value if cats_strings else cast(value, "i64"), table.at(i[-1]))
+    if zeros:
+        return tensor_map(shape, "f32", lambda *i: cast(same(*i), "f32"))
+    place = tensor_reduce(shape, [X.rank], "sum", "i64", lambda *i: select(same(*i), cast(i[-1], "i64") + 1, const(0, "i64")))
+    return tensor_map(shape, "f32", lambda *i: cast(equal(table.at(cast(place.at(*i[:-1]), "ix") - 1), table.at(i[-1])), "f32"))

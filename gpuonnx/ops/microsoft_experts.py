@@ -1,0 +1,178 @@
+"""com.microsoft: mixtures of experts."""
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from gpuonnx.errors import ModelError
+from gpuonnx.ir.build import Tensor, builder, dim, tensor_map, tensor_reduce
+from gpuonnx.ir.expr import Expr, apply, cast, const
+from gpuonnx.ir.formula import both, either, equal, less, maximum, minimum, relu, select, sigmoid
+from gpuonnx.ir.types import compute
+from gpuonnx.ops.activation import softmax
+from gpuonnx.ops.matmul import matrix_product, transposed
+from gpuonnx.ops.microsoft import fast_gelu, microsoft
+from gpuonnx.ops.microsoft_quantize import bits_of
+
+Weights = tuple[Tensor, Tensor | None]
+
+
+def chosen(scores: Tensor, count: int) -> Tensor:
+    """bool[T, E]: the `count` largest of each row, the first among equals."""
+    experts = scores.shape[1]
+
+    def ahead(t: Expr, e: Expr, other: Expr) -> Expr:
+        ours, theirs = scores.at(t, e), scores.at(t, other)
+        first = either(less(ours, theirs), both(equal(ours, theirs), less(other, e)))
+        return select(first, const(1, "i64"), const(0, "i64"))
+    place = tensor_reduce((*scores.shape, experts), [2], "sum", "i64", ahead)
+    return place < count
+
+
+def routing(logits: Tensor, count: int, normalised: bool) -> Tensor:
+    """The share [T, E] of each expert in each row: 0 for those not among the `count` best."""
+    v = logits.wide()
+    kept = chosen(v, count)
+    low = tensor_map(v.shape, v.dtype, lambda *i: apply("where", kept.at(*i), v.at(*i), const(-math.inf, v.dtype)))
+    if normalised:
+        return softmax(low, axis=1)
+    shares = softmax(v, axis=1)
+    return tensor_map(v.shape, v.dtype, lambda *i: cast(kept.at(*i), v.dtype) * shares.at(*i))
+
+
+def expert_layer(x: Tensor, weights: Tensor, bias: Tensor | None) -> Tensor:
+    """x[E | 1, T, K] with weights[E, N, K], bias[E, N], as [E, T, N]"""
+    y = matrix_product(x, transposed(weights))
+    return y if bias is None else y + bias.unsqueeze([1])
+
+
+def gated(gate: Tensor, value: Tensor, alpha: float, beta: float, limit: float | None) -> Tensor:
+    """SwiGLU with bounds."""
+    if limit is not None:
+        gate, value = minimum(gate, limit), minimum(maximum(value, -limit), limit)
+    return gate * sigmoid(gate * alpha) * (value + beta)
+
+
+@dataclass(frozen=True)
+class Experts:
+    """How rows go through their experts."""
+
+    activation: str
+    alpha: float
+    beta: float
+    limit: float | None
+    fusion: int
+
+    def run(self, x: Tensor, shares: Tensor, first: Weights, second: Weights, third: Weights | None) -> Tensor:
+        """Every row of x[.., K] through all experts, summed by its shares[T, E]."""
+        rows = x if x.rank == 2 else x.reshape(x.shape[0] * x.shape[1], x.shape[2])
+        tokens = rows.unsqueeze([0]).expand((first[0].shape[0], *rows.shape))
+        hidden = expert_layer(tokens, *first)
+        value = None if third is None else expert_layer(tokens, *third)
+        if self.activation == "swiglu":
+            if value is None:
+                hidden, value = halves(hidden, interleaved=self.fusion == 1)
+            hidden = gated(hidden, value, self.alpha, self.beta, self.limit)
+        else:
+            hidden = expert_activation(hidden, self.activation)
+            hidden = hidden if value is None else hidden * value
+        made = expert_layer(hidden, *second)
+        return (made.wide() * transposed(shares).unsqueeze([2])).sum([0]).cast(x.dtype).reshape(x.shape)
+
+
+def refuse_mixers(use_sparse_mixer: int, swiglu_limit_after_activation: int) -> None:
+    if use_sparse_mixer or swiglu_limit_after_activation:
+        raise ModelError(f"{builder().origin}: use_sparse_mixer and swiglu_limit_after_activation are not supported")
+
+
+@microsoft("MoE")
+def mixture_of_experts(x: Tensor, router_probs: Tensor, fc1: Tensor, fc1_bias: Tensor | None, fc2: Tensor, fc2_bias: Tensor | None = None,
+                       fc3: Tensor | None = None, fc3_bias: Tensor | None = None, *, activation_alpha: float = 1.0, activation_beta: float = 0.0,
+                       activation_type: str = "relu", k: int = 1, normalize_routing_weights: int = 0, swiglu_fusion: int = 0,
+                       swiglu_limit: float | None = None, swiglu_limit_after_activation: int = 0, use_sparse_mixer: int = 0) -> Tensor:
+    """Every row through the `k` experts that its router scores prefer, summed by their shares."""
+    refuse_mixers(use_sparse_mixer, swiglu_limit_after_activation)
+    experts = Experts(activation_type, activation_alpha, activation_beta, swiglu_limit, swiglu_fusion)
+    shares = routing(router_probs, k, bool(normalize_routing_weights))
+    return experts.run(x, shares, (fc1, fc1_bias), (fc2, fc2_bias), None if fc3 is None else (fc3, fc3_bias))
+
+
+def integer_weights(codes: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, block: int, dtype: str) -> Tensor:
+    """codes[E, N, K * bits / 8] as (code - zero) * scale, [E, N, K]; one scale and zero point a row, or a block of it."""
+    wide, columns = compute(dtype), codes.shape[2] * (8 // bits)
+
+    def weight(e: Expr, n: Expr, k: Expr) -> Expr:
+        row, part = ((e, n), k // dim(block)) if block else ((e,), n)
+        zero = const(2.0 ** (bits - 1), wide) if zeros is None else cast(bits_of(zeros, bits, row, part), wide)
+        return (cast(bits_of(codes, bits, (e, n), k), wide) - zero) * cast(scales.at(*row, part), wide)
+    return tensor_map((codes.shape[0], codes.shape[1], columns), dtype, weight)
+
+
+def float8_weights(codes: Tensor, scales: Tensor, block: int, dtype: str) -> Tensor:
+    """codes[E, N, K] of 8-bit floats, a scale for each square of `block` by `block`."""
+    wide = compute(dtype)
+    return tensor_map(codes.shape, dtype, lambda e, n, k: cast(codes.at(e, n, k), wide) * cast(scales.at(e, n // dim(block), k // dim(block)), wide))
+
+
+@microsoft("QMoE")
+def quantized_mixture_of_experts(
+        x: Tensor, router_probs: Tensor, fc1: Tensor, fc1_scales: Tensor | None, fc1_bias: Tensor | None, fc2: Tensor,
+        fc2_scales: Tensor | None, fc2_bias: Tensor | None = None, fc3: Tensor | None = None, fc3_scales: Tensor | None = None,
+        fc3_bias: Tensor | None = None, fc1_zero_points: Tensor | None = None, fc2_zero_points: Tensor | None = None,
+        fc3_zero_points: Tensor | None = None, router_weights: Tensor | None = None, fc1_global_scale: Tensor | None = None,
+        fc2_global_scale: Tensor | None = None, fc1_act_scale: Tensor | None = None, fc2_act_scale: Tensor | None = None,
+        fc1_act_block_scale: Tensor | None = None, fc2_act_block_scale: Tensor | None = None, *, accuracy_level: int = 0,
+        activation_alpha: float = 1.0, activation_beta: float = 0.0, activation_type: str = "relu", block_size: int = 0,
+        expert_weight_bits: int = 4, fc1_expert_weight_bits: int | None = None, fc2_expert_weight_bits: int | None = None,
+        fc3_expert_weight_bits: int | None = None, k: int = 1, normalize_routing_weights: int = 0, quant_type: str = "int",
+        swiglu_fusion: int = 0, swiglu_limit: float | None = None, swiglu_limit_after_activation: int = 0, use_sparse_mixer: int = 0,
+        weights_prepacked: int = -1) -> Tensor:
+    """As MoE, with weights of 2, 4 or 8 bits (lowest bits first), or of 8-bit floats scaled by squares. ONNX Runtime's shares always
+    have the sum 1 here, but for those that `router_weights` gives."""
+    refuse_mixers(use_sparse_mixer, swiglu_limit_after_activation)
+    if any(t is not None for t in (fc1_global_scale, fc2_global_scale, fc1_act_scale, fc2_act_scale, fc1_act_block_scale, fc2_act_block_scale)):
+        raise ModelError(f"{builder().origin}: scales of activations and of whole experts are not supported")
+
+    def weights(codes: Tensor | None, scales: Tensor | None, zeros: Tensor | None, own: int | None) -> Tensor | None:
+        bits = own or expert_weight_bits
+        if codes is None or scales is None:
+            return None
+        if quant_type == "fp8" and block_size > 0:
+            return float8_weights(codes, scales, block_size, x.dtype)
+        if quant_type != "int" or bits not in (2, 4, 8) or weights_prepacked == 1:
+            raise ModelError(f"{builder().origin}: weights of quant_type {quant_type}, {bits} bits, weights_prepacked {weights_prepacked}; "
+                             "plain integers of 2, 4 or 8 bits, or fp8 with block_size, are expected")
+        return integer_weights(codes, scales, zeros, bits, max(block_size, 0), x.dtype)
+    first = weights(fc1, fc1_scales, fc1_zero_points, fc1_expert_weight_bits)
+    second = weights(fc2, fc2_scales, fc2_zero_points, fc2_expert_weight_bits)
+    third = weights(fc3, fc3_scales, fc3_zero_points, fc3_expert_weight_bits)
+    if first is None or second is None:
+        raise ModelError(f"{builder().origin}: fc1_scales and fc2_scales are missing")
+    if router_weights is None:
+        shares = routing(router_probs, k, True)
+    else:
+        shares = given_shares(router_probs, router_weights, k, bool(normalize_routing_weights))
+    experts = Experts(activation_type, activation_alpha, activation_beta, swiglu_limit, swiglu_fusion)
+    return experts.run(x, shares, (first, fc1_bias), (second, fc2_bias), None if third is None else (third, fc3_bias))
+
+
+def given_shares(scores: Tensor, weights: Tensor, count: int, normalised: bool) -> Tensor:
+    """`weights` of the experts that the scores choose, as they are or with sum 1."""
+    kept, v = chosen(scores.wide(), count), weights.wide()
+    shares = tensor_map(v.shape, v.dtype, lambda *i: select(kept.at(*i), v.at(*i), const(0, v.dtype)))
+    return shares / shares.sum([1], keepdims=True) if normalised else shares
+
+
+def halves(t: Tensor, interleaved: bool) -> tuple[Tensor, Tensor]:
+    """Gate and value, alternating or one behind the other on the last axis."""
+    half = t.shape[2] // 2
+    return (t.slice(2, 0, half, 2), t.slice(2, 1, half, 2)) if interleaved else (t.slice(2, 0, half), t.slice(2, half, half))
+
+
+def expert_activation(x: Tensor, name: str) -> Tensor:
+    match name:
+        case "relu": return relu(x)
+        case "gelu": return fast_gelu(x)  # type: ignore[no-any-return]
+        case "silu": return x * sigmoid(x)
+        case "identity": return x
+    raise ModelError(f"{builder().origin}: activation_type {name!r} is none of relu, gelu, silu, swiglu, identity")
