@@ -77,6 +77,7 @@ def nodes() -> dict[str, g.Node]:
         "conv": g.Call((value("f32", N, 8, 17, 19), value("f32", 16, 8, 3, 3)), (value("f32", N, 16, 9, 19),), kernel="conv", attrs=CONV),
         "conv_integer": g.Call((value("u8", N, 8, 17, 19), value("i8", 16, 8, 3, 3)), (value("i32", N, 16, 9, 19),), kernel="conv_integer", attrs=CONV),
     }
+    found |= kernels()
     for dtype in ("f32", "f64", "i8", "u8", "i32", "i64", "u64"):
         found[f"scalars_{dtype}"] = every_scalar(dtype)
     for name in TYPES:
@@ -84,6 +85,14 @@ def nodes() -> dict[str, g.Node]:
             found[f"copy_{name}"] = mapped(load(0, name, AT), name, value(name, N, M))
             found[f"cast_{name}"] = mapped(cast(load(0, "f32", AT), name) if kind(name) == "f" else cast(load(0, "f32", AT), compute(name)), name,
                                            value("f32", N, M))
+    return found
+
+
+def kernels() -> dict[str, g.Node]:
+    """Calls of the hand-written kernels."""
+    found: dict[str, g.Node] = {}
+    for dtype in ("f32", "f64", "i8", "u16", "i64"):
+        found[f"topk_{dtype}"] = g.Call((value(dtype, N, M),), (value(dtype, N, K), value("i64", N, K)), kernel="topk", attrs={"largest": 1, "sorted": 1})
     return found
 
 

@@ -1,21 +1,50 @@
-"""NonMaxSuppression, Unique, Det, MaxRoiPool: through a session, against loops and NumPy."""
+"""TopK, NonMaxSuppression, Unique, Det, MaxRoiPool: through a session on every device, against loops and NumPy."""
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import on_devices
 import pytest
 from op_runner import node_model
 
-import gpuonnx
-
+pytestmark = pytest.mark.usefixtures("every_device")
 RNG = np.random.default_rng(12)
 
 
 def outputs(op: str, inputs: list[Any], count: int = 1, opset: int = 16, **attributes: Any) -> list[Any]:
     feeds = {f"x{k}": x for k, x in enumerate(inputs)}
-    got = gpuonnx.run(node_model(op, inputs, opset, count, **attributes), feeds)
+    got = on_devices.run(node_model(op, inputs, opset, count, **attributes), feeds)
     return [got[f"y{k}"] for k in range(count)]
+
+
+def ranked(x: np.ndarray, k: int, largest: int) -> np.ndarray:
+    """Positions of the k best of each row; of equals the first, NaN is the largest."""
+    def key(row: np.ndarray, n: int) -> tuple[Any, ...]:
+        nan, value = bool(row[n] != row[n]), 0 if row[n] != row[n] else row[n].item()
+        return (not nan, -value, n) if largest else (nan, value, n)
+    return np.array([sorted(range(len(row)), key=lambda n: key(row, n))[:k] for row in x], np.int64).reshape(len(x), k)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int8, np.uint16, np.int64])
+@pytest.mark.parametrize(("rows", "length", "k"), [(3, 10, 4), (2, 2048, 2048), (2, 3000, 70), (1, 17000, 3), (1, 5000, 2500), (3, 1, 1), (3, 5, 0), (0, 5, 2)])
+def test_top_k_is_stable_and_puts_nan_first(dtype: Any, rows: int, length: int, k: int) -> None:
+    """Short rows, rows longer than a tile, more wanted than a tile holds."""
+    x = (RNG.standard_normal((rows, length)) * 9).round(1).astype(dtype)
+    if dtype in (np.float32, np.float64) and length > 2:
+        x[:, length // 2], x[:, length // 3], x[:, -1] = np.nan, -0.0, 0.0
+    for largest in (0, 1):
+        values, places = outputs("TopK", [x, np.array([k])], 2, 11, largest=largest)
+        np.testing.assert_array_equal(places, ranked(x, k, largest))
+        np.testing.assert_array_equal(values, np.take_along_axis(x, places, 1))
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_top_k_along_every_axis(axis: int) -> None:
+    x = RNG.permutation(60).reshape(4, 5, 3).astype(np.float32)
+    values, places = outputs("TopK", [x, np.array([2])], 2, 11, axis=axis)
+    np.testing.assert_array_equal(places, np.argsort(-x, axis, kind="stable").take([0, 1], axis))
+    np.testing.assert_array_equal(values, -np.sort(-x, axis).take([0, 1], axis))
 
 
 def suppressed(boxes: np.ndarray, scores: np.ndarray, most: int, overlap: float, least: float) -> list[list[int]]:
