@@ -91,8 +91,13 @@ def nodes() -> dict[str, g.Node]:
 def kernels() -> dict[str, g.Node]:
     """Calls of the hand-written kernels."""
     found: dict[str, g.Node] = {}
+    places = value("i64", N)
     for dtype in ("f32", "f64", "i8", "u16", "i64"):
         found[f"topk_{dtype}"] = g.Call((value(dtype, N, M),), (value(dtype, N, K), value("i64", N, K)), kernel="topk", attrs={"largest": 1, "sorted": 1})
+    for dtype, in_order in (("f32", 1), ("i64", 0)):
+        found[f"unique_{dtype}"] = g.Call((value(dtype, N, M),), (places, places, places, value("i64")), kernel="unique", attrs={"sorted": in_order})
+    found["nms"] = g.Call((value("f32", 2, N, 4), value("f32", 2, 3, N), value("f32"), value("f32")), (value("i64", 2, 3, M),), kernel="nms",
+                          attrs={"centred": 0})
     return found
 
 

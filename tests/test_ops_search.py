@@ -81,6 +81,15 @@ def test_non_max_suppression(most: int, overlap: float, least: float) -> None:
     assert again.tolist() == found.tolist()
 
 
+def test_non_max_suppression_of_many() -> None:
+    """More boxes than a tile of the sort, more chosen than a stretch."""
+    corner = RNG.uniform(0, 60, (1, 2500, 2))
+    boxes = np.concatenate([corner, corner + RNG.uniform(0.5, 4, (1, 2500, 2))], 2).astype(np.float32)
+    scores = RNG.random((1, 2, 2500)).astype(np.float32).round(3)
+    (found,) = outputs("NonMaxSuppression", [boxes, scores, np.array([600]), np.array([0.5], np.float32), np.array([0.05], np.float32)])
+    assert len(found) > 1000 and found.tolist() == suppressed(boxes, scores, 600, 0.5, 0.05)
+
+
 def test_boxes_that_are_not_numbers_end() -> None:
     boxes = np.full((1, 5, 4), np.nan, np.float32)
     scores = np.array([[[np.nan, 1, np.inf, -np.inf, 0]]], np.float32)
@@ -105,6 +114,20 @@ def test_unique_in_order_of_appearance(text: bool) -> None:
     y, first, inverse, counts = outputs("Unique", [x.astype(str).astype(object) if text else x], 4, sorted=0)
     assert [int(v) for v in y] == [5, 2, 9, 7] and first.tolist() == [0, 1, 3, 6]
     assert inverse.tolist() == [0, 1, 0, 2, 1, 1, 3] and counts.tolist() == [2, 3, 1, 1]
+
+
+@pytest.mark.parametrize("in_order", [0, 1])
+@pytest.mark.parametrize(("rows", "values"), [(2048, 5), (2049, 3000), (9001, 700), (3000, 1)])
+def test_unique_of_many(rows: int, values: int, in_order: int) -> None:
+    """More than one tile of a sort, groups that reach over tiles."""
+    x = RNG.integers(-values // 2, values // 2 + 1, rows).astype(np.int32)
+    y, first, inverse, counts = outputs("Unique", [x], 4, sorted=in_order)
+    expected, where, back, often = np.unique(x, True, True, True)
+    order = np.arange(len(where)) if in_order else np.argsort(where)
+    np.testing.assert_array_equal(y, expected[order])
+    np.testing.assert_array_equal(first, where[order])
+    np.testing.assert_array_equal(counts, often[order])
+    np.testing.assert_array_equal(inverse, np.argsort(order)[back])
 
 
 def test_unique_of_nothing_and_of_nan() -> None:

@@ -102,6 +102,13 @@ ORDERED_INTEGER(u64t, u64, 64, 0)
   };
 ORDERED_REAL(f32, unsigned, __float_as_uint, 32, 0x7f800000)
 ORDERED_REAL(f64, u64, __double_as_longlong, 64, 0x7ff0000000000000ull)
+// What is sorted where a key says all: the key, and where its value stands.
+template <class K> struct Entry {
+  K key, at;
+};
+struct ByKey {
+  template <class E> __device__ __forceinline__ bool before(const E& a, const E& b) const { return a.key < b.key; }
+};
 
 // Exclusive sum over the threads of a block; `total` is the whole. scratch: one word a warp.
 __device__ __forceinline__ unsigned block_sum_before(unsigned value, unsigned* scratch, unsigned& total) {

@@ -1,11 +1,5 @@
 // The best k of every row, in order. A row whose candidates fit a tile is sorted by one block; of a long row, the k best are
 // found by their digits first. More candidates than a tile are sorted in passes, with the entries in the work area.
-template <class K> struct Entry {
-  K key, at;
-};
-struct ByKey {
-  template <class E> __device__ __forceinline__ bool before(const E& a, const E& b) const { return a.key < b.key; }
-};
 struct TopkArgs {
   ix x, values, places, work, rows, n, k, x_row, x_step, values_row, values_step, places_row, places_step, width, second;
 };
