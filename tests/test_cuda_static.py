@@ -98,6 +98,9 @@ def kernels() -> dict[str, g.Node]:
         found[f"unique_{dtype}"] = g.Call((value(dtype, N, M),), (places, places, places, value("i64")), kernel="unique", attrs={"sorted": in_order})
     found["nms"] = g.Call((value("f32", 2, N, 4), value("f32", 2, 3, N), value("f32"), value("f32")), (value("i64", 2, 3, M),), kernel="nms",
                           attrs={"centred": 0})
+    found["coupling"] = g.Call((value("f32", N, 6),), (value("f32", N, 4),), kernel="coupling")
+    for dtype in ("f32", "f64"):
+        found[f"det_{dtype}"] = g.Call((value(dtype, N, M, M),), (value(dtype, N),), kernel="det")
     return found
 
 

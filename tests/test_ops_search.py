@@ -137,7 +137,7 @@ def test_unique_of_nothing_and_of_nan() -> None:
     assert inverse.tolist() == [1, 0, 1] and counts.tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (7, 7), (3, 2, 5, 5), (2, 0, 0), (0, 4, 4)])
+@pytest.mark.parametrize("shape", [(1, 1), (7, 7), (3, 2, 5, 5), (2, 0, 0), (0, 4, 4), (9, 24, 24), (2, 40, 40), (2, 75, 75)])
 def test_det(shape: tuple[int, ...]) -> None:
     x = RNG.standard_normal(shape)
     (y,) = outputs("Det", [x])
