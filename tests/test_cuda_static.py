@@ -101,6 +101,12 @@ def kernels() -> dict[str, g.Node]:
     found["coupling"] = g.Call((value("f32", N, 6),), (value("f32", N, 4),), kernel="coupling")
     for dtype in ("f32", "f64"):
         found[f"det_{dtype}"] = g.Call((value(dtype, N, M, M),), (value(dtype, N),), kernel="det")
+    for cell, gates, functions in (("rnn", 1, 1), ("gru", 3, 2), ("lstm", 4, 3)):
+        for dtype in ("f32", "f64"):
+            hidden = tuple(value(dtype, 1, M, 8) for _ in range(3 if cell == "lstm" else 2))
+            found[f"{cell}_{dtype}"] = g.Call(
+                (value(dtype, N, M, gates * 8), value(dtype, 1, gates * 8, 8)), (value(dtype, N, 1, M, 8), *hidden[1:]), kernel=cell,
+                attrs={"direction": "forward", "activations": ((1, 0.0, 0.0),) * functions, "absent": (2, 3, 4, 5, 6)})
     return found
 
 
