@@ -11,7 +11,8 @@ MOST = 1 << 32
 
 
 def tiles_of(count: Dim) -> Dim:
-    return floordiv(count + TILE - 1, TILE)
+    found: Dim = floordiv(count + TILE - 1, TILE)
+    return found
 
 
 def merging(kernel: Kernel, segments: Dim, count: Dim, args: Callable[[int, int], Sequence[Arg]]) -> list[Step]:

@@ -28,8 +28,8 @@ def build(call: Spec) -> Build:
 
     tiles, in_order = tiles_of(rows), bool(call.attrs["sorted"])
     ranks = [] if in_order else [step(part("count_firsts"), tiles), step(part("add_up"), 1), step(part("rank_groups"), tiles)]
-    steps = [step(part("tiles", tag), tiles), *merging(part("pass", tag), 1, rows, args), step(part("count_groups", tag), tiles), step(part("add_up"), 1),
-             step(part("number_groups", tag), tiles), *ranks, step(part("write", int(not in_order)), grid(rows))]
+    steps = [step(part("tiles", tag), tiles), *merging(part("pass", tag), 1, rows, args), step(part("count_groups", tag), tiles),
+             step(part("add_up"), 1), step(part("number_groups", tag), tiles), *ranks, step(part("write", int(not in_order)), grid(rows))]
     return Build(tuple(steps), (rows * 2 * INDEX, *[rows * INDEX] * 4, tiles * INDEX))
 
 
