@@ -77,7 +77,8 @@ def _row(domain: str, name: str, schemas: dict[int, Any]) -> Row:
     found = Reach(kernels, any(r.python for r in reaches), bool(reaches) and all(r.fused for r in reaches), any(r.launches for r in reaches))
     control = domain == "" and name in LOWERINGS
     inline = any(s.has_function or s.has_context_dependent_function for s in schemas.values())
-    how = ("control flow" if control else "Python on the host" if defined and found.python and not (found.fused or found.launches) else "definition" if defined
+    only_python = found.python and not (found.fused or found.launches)
+    how = ("control flow" if control else "Python on the host" if defined and only_python else "definition" if defined
            else "function of the standard" if inline else "missing")
     return Row(domain, name, tuple(sorted(schemas)), _types(schemas), tuple(d.since for d in defined), how, found.kernels,
                tuple(k for k in found.kernels if not has_body(k, "cuda")), found.python, found.fused)

@@ -1,4 +1,4 @@
-"""Calls "rnn", "gru", "lstm": see kernels/cpu/recurrent.py. r is transposed (once, where it is constant), then a block for each direction
+"""Calls "rnn", "gru", "lstm": see kernels/cpu/recurrent.py. `numbers`: alpha and beta of every function, then the clip limit. r is transposed (once, where it is constant), then a block for each direction
 and batch entry goes through time with its state in shared memory; too large a state lies in a work area."""
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from gpuonnx.ir.dims import Dim, floordiv, lt, select
-from gpuonnx.ir.types import size
+from gpuonnx.ir.types import numpy_dtype, size
 from gpuonnx.kernels.contract import Arg, Build, Layout, Packed, Ref, Spec, Step
-from gpuonnx.kernels.cpu.recurrent import DIRECTIONS, GATES, activations, supports
+from gpuonnx.kernels.cpu.recurrent import DIRECTIONS, supports
 from gpuonnx.kernels.cuda.expression import TAGS
 from gpuonnx.kernels.cuda.source import kernel
 
 THREADS, TURN_THREADS = {"f32": 512, "f64": 256}, 256
+GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 STATE = 32 << 10
 MOST_CODES = 6
 
@@ -25,7 +26,7 @@ def build_cell(cell: str, call: Spec) -> Build:
     directions, hidden = r.shape[0], r.shape[2]
     length, batch, gates = x.shape[0], x.shape[1], GATES[cell]
     turned, turning, work, packed = _transposed(call, r, gates * hidden, tag)
-    numbers = activations(call, directions)
+    numbers = np.array([*(v for _, alpha, beta in call.attrs["activations"] for v in (alpha, beta)), call.attrs.get("clip", 0.0)], numpy_dtype(x.dtype))
     threads, quantized = THREADS[x.dtype], int(bool(call.attrs.get("quantized_state", 0)))
     group: Dim = batch if quantized else 1
     tasks = directions if quantized else directions * batch
