@@ -1,4 +1,4 @@
-"""Calls "rnn", "gru", "lstm": see kernels/cpu/recurrent.py. `numbers`: alpha and beta of every function, then the clip limit. r is transposed (once, where it is constant), then a block for each direction
+"""Calls "rnn", "gru", "lstm": see kernels/cpu/recurrent.py. r is transposed (once, where it is constant), then a block for each direction
 and batch entry goes through time with its state in shared memory; too large a state lies in a work area."""
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def build_cell(cell: str, call: Spec) -> Build:
     directions, hidden = r.shape[0], r.shape[2]
     length, batch, gates = x.shape[0], x.shape[1], GATES[cell]
     turned, turning, work, packed = _transposed(call, r, gates * hidden, tag)
-    numbers = np.array([*(v for _, alpha, beta in call.attrs["activations"] for v in (alpha, beta)), call.attrs.get("clip", 0.0)], numpy_dtype(x.dtype))
+    constants = [v for _, alpha, beta in call.attrs["activations"] for v in (alpha, beta)]
+    numbers = np.array([*constants, call.attrs.get("clip", 0.0)], numpy_dtype(x.dtype))
     threads, quantized = THREADS[x.dtype], int(bool(call.attrs.get("quantized_state", 0)))
     group: Dim = batch if quantized else 1
     tasks = directions if quantized else directions * batch
