@@ -13,6 +13,8 @@ from typing import Any
 from gpuonnx.conformance.suite import cases, run_case, why_skipped
 from gpuonnx.planner.program import HostCall, Interpret
 
+PLANNED = ("size", "output", "padding")
+
 
 def answer(name: str, device: str, threads: int) -> dict[str, Any]:
     """Status, reason and seconds of one case; `interpreted` says of nodes that ran by NumPy or the onnx package for want of a kernel why,
@@ -47,7 +49,7 @@ def placements(program: Any) -> Iterator[tuple[str, str, str]]:
     """(operator, side, why) of every node that runs; copies between the sides are no operator's work."""
     for node in program.nodes:
         if node.kind != "Copy":
-            for operator in dict.fromkeys(origin.split(" ", 1)[0] for origin in node.origins):
+            for operator in dict.fromkeys(origin.split(" ", 1)[0] for origin in node.origins if origin not in PLANNED):
                 yield operator, node.side, node.why
 
 
