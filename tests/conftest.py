@@ -6,7 +6,9 @@ import os
 import shutil
 import signal
 import tempfile
+from functools import partial
 
+import on_devices
 import pytest
 
 from gpuonnx.config import CACHE_VARIABLE
@@ -26,3 +28,13 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if _made and os.environ.get(CACHE_VARIABLE) == _made:
         del os.environ[CACHE_VARIABLE]
         shutil.rmtree(_made, ignore_errors=True)
+
+
+@pytest.fixture(params=on_devices.DEVICES)
+def every_device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Makes `on_devices.run` run the test's models on each device."""
+    from gpuonnx.devices import emulated
+    from gpuonnx.devices.emulation.machine import RACES
+    monkeypatch.setattr(emulated, "EmulatedCuda", partial(emulated.EmulatedCuda, RACES))
+    monkeypatch.setattr(on_devices, "current", request.param)
+    return str(request.param)

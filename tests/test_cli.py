@@ -14,6 +14,13 @@ from onnx import helper, numpy_helper
 from gpuonnx.cli import doctor, feeds, ops
 from gpuonnx.cli.conformance import by_reason
 from gpuonnx.cli.main import COMMANDS, main
+from gpuonnx.conformance import suite
+from gpuonnx.importer.load import load_model
+from gpuonnx.importer.lower import lower
+from gpuonnx.importer.model import main_procedure
+from gpuonnx.ir import graph as g
+from gpuonnx.runtime.feed import prepare
+from gpuonnx.runtime.variants import argument_of, dtype_of
 
 X = np.random.default_rng(0).standard_normal((4, 3), dtype=np.float32)
 Captured = pytest.CaptureFixture[str]
@@ -143,7 +150,39 @@ def test_ops(capsys: Captured) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("| domain") and any(line.startswith("| ai.onnx | Conv |") for line in lines)
     rows = {(row.domain, row.name): row for row in ops.rows()}
+    assert rows["", "Softmax"].fused and rows["", "Softmax"].types == ("float16", "float", "double", "bfloat16")
+    assert rows["", "LSTM"].kernels == ("gemm", "lstm") and not rows["", "LSTM"].fused
+    assert rows["com.microsoft", "FusedConv"].kernels == ("conv",) and rows["", "SequenceAt"].how == "Python on the host"
+    assert rows["ai.onnx.ml", "SVMClassifier"].kernels == ("coupling", "gemm")
+    assert not any(row.without_cuda for row in rows.values())
     assert rows["", "If"].how == "control flow" and rows["", "Add"].how == "definition" and 14 in rows["", "Add"].versions
+
+
+def test_what_is_read_from_definitions_is_what_lowering_makes() -> None:
+    """A sample of the official suite: the Calls of a lone operator are among those that its row names, and it is fused if its row says so."""
+    rows, seen = {row.name: row for row in ops.rows()}, 0
+    for name in list(suite.cases())[::7]:
+        case = suite.cases()[name]
+        if case.kind != "node":
+            continue
+        work = main_procedure(load_model(case.model if case.model is not None else str(suite.model_path(case))))
+        row = rows[work.nodes[0].op_type]
+        given, _ = next(suite.data_sets(case))
+        if len(work.nodes) > 1 or len(given) != len(work.inputs) or row.how != "definition":
+            continue
+        values = prepare(work.inputs, given)
+        graph = lower(work, [argument_of(v, dtype_of(v, i.dtype)) for v, i in zip(values, work.inputs, strict=True)]).graph
+        assert {n.kernel for n in graph.nodes if isinstance(n, g.Call)} <= set(row.kernels), name
+        if row.fused and not row.python:
+            assert all(isinstance(n, (g.Map, g.Reduce, g.View, g.Assemble)) for n in graph.nodes), name
+        seen += 1
+    assert seen > 100
+
+
+def test_placement_table(capsys: Captured) -> None:
+    assert ran("conformance", "--device", "emulated-cuda", "--only", "test_(top_k|string_split_basic)$", "--placement") == 0
+    text = capsys.readouterr().out
+    assert "2 operators did something: 1 on the device only, 0 on both, 1 on the host only" in text and "text is handled in Python (1)" in text
 
 
 def test_doctor(capsys: Captured) -> None:

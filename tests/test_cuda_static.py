@@ -11,7 +11,7 @@ from gpuonnx.ir import graph as g
 from gpuonnx.ir.dims import Space
 from gpuonnx.ir.expr import Expr, apply, cast, const, dim, folded, guard, index, load
 from gpuonnx.ir.scalar import SCALARS
-from gpuonnx.ir.types import TYPES, compute, kind
+from gpuonnx.ir.types import TYPES, compute, kind, numpy_dtype
 from gpuonnx.kernels.contract import Layout
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
@@ -77,6 +77,7 @@ def nodes() -> dict[str, g.Node]:
         "conv": g.Call((value("f32", N, 8, 17, 19), value("f32", 16, 8, 3, 3)), (value("f32", N, 16, 9, 19),), kernel="conv", attrs=CONV),
         "conv_integer": g.Call((value("u8", N, 8, 17, 19), value("i8", 16, 8, 3, 3)), (value("i32", N, 16, 9, 19),), kernel="conv_integer", attrs=CONV),
     }
+    found |= kernels()
     for dtype in ("f32", "f64", "i8", "u8", "i32", "i64", "u64"):
         found[f"scalars_{dtype}"] = every_scalar(dtype)
     for name in TYPES:
@@ -87,13 +88,52 @@ def nodes() -> dict[str, g.Node]:
     return found
 
 
+def kernels() -> dict[str, g.Node]:
+    """Calls of the hand-written kernels."""
+    found: dict[str, g.Node] = {}
+    places = value("i64", N)
+    for dtype in ("f32", "f64", "i8", "u16", "i64"):
+        found[f"topk_{dtype}"] = g.Call((value(dtype, N, M),), (value(dtype, N, K), value("i64", N, K)), kernel="topk", attrs={"largest": 1, "sorted": 1})
+    for dtype, in_order in (("f32", 1), ("i64", 0)):
+        found[f"unique_{dtype}"] = g.Call((value(dtype, N, M),), (places, places, places, value("i64")), kernel="unique", attrs={"sorted": in_order})
+    found["nms"] = g.Call((value("f32", 2, N, 4), value("f32", 2, 3, N), value("f32"), value("f32")), (value("i64", 2, 3, M),), kernel="nms",
+                          attrs={"centred": 0})
+    found["coupling"] = g.Call((value("f32", N, 6),), (value("f32", N, 4),), kernel="coupling")
+    found["mersenne"] = g.Call((value("i64"),), (value("f64", N),), kernel="mersenne")
+    for dtype in ("f32", "f64"):
+        for inverse in (0, 1):
+            found[f"fft_{dtype}_{inverse}"] = g.Call((value(dtype, N, M, K, 2),), (value(dtype, N, M, K, 2),), kernel="fft", attrs={"inverse": inverse})
+        found[f"det_{dtype}"] = g.Call((value(dtype, N, M, M),), (value(dtype, N),), kernel="det")
+    for cell, gates, functions in (("rnn", 1, 1), ("gru", 3, 2), ("lstm", 4, 3)):
+        for dtype in ("f32", "f64"):
+            hidden = tuple(value(dtype, 1, M, 8) for _ in range(3 if cell == "lstm" else 2))
+            found[f"{cell}_{dtype}"] = g.Call(
+                (value(dtype, N, M, gates * 8), value(dtype, 1, gates * 8, 8)), (value(dtype, N, 1, M, 8), *hidden[1:]), kernel=cell,
+                attrs={"direction": "forward", "activations": ((1, 0.0, 0.0),) * functions, "absent": (2, 3, 4, 5, 6)})
+    for dtype in ("f32", "f64"):
+        for targets in (1, 5):
+            tables = tuple(value(t, 1) for t in ("i32", "i32", dtype, "i32", "i32", dtype))
+            found[f"trees_{dtype}_{targets}"] = g.Call((value(dtype, N, M), *tables), (value(dtype, N, targets),), kernel="trees", attrs={"aggregate": 0})
+    return found
+
+
+LEAF_ALONE = {1: [[0, 0]], 2: [[-1, 0, 1]], 3: [0], 4: [0], 5: [0], 6: [1]}
+
+
+def constants(node: g.Node) -> dict[int, np.ndarray]:
+    """Tables that a kernel packs: a forest of one leaf."""
+    if not isinstance(node, g.Call) or node.kernel != "trees":
+        return {}
+    return {k: np.array(v, numpy_dtype(node.inputs[k].dtype)) for k, v in LEAF_ALONE.items()}
+
+
 def text_of(chosen: dict[str, g.Node]) -> str:
     """All texts in one translation unit, as the device batches them."""
     kernels = []
     for node in chosen.values():
         inputs = [Layout.dense(v.dtype, v.dims) for v in node.inputs]
         outputs = [Layout.dense(v.dtype, v.dims) for v in node.outputs]
-        kernels += [s.kernel for s in build_node(node, inputs, outputs, {}).steps]
+        kernels += [s.kernel for s in build_node(node, inputs, outputs, constants(node)).steps]
     bodies = [t.removeprefix(INCLUDE_COMMON) for t in texts(kernels).values()]
     return whole(INCLUDE_COMMON) + "".join(f"namespace text{k} {{\n{body}}}\n" for k, body in enumerate(bodies))
 

@@ -91,7 +91,7 @@ def test_every_type_computes(device: Any, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["f16", "bf16", "f64", "i8", "u8", "i32", "i64", "bool"])
-@pytest.mark.parametrize("source", ["f32", "i64", "u8", "bool", "f16"])
+@pytest.mark.parametrize("source", ["f32", "i64", "u8", "bool", "f16", "i4", "u4", "i2", "u2"])
 def test_conversions(device: Any, source: str, target: str) -> None:
     agree(device, mapped(cast(load(0, source, axes(1)), compute(target)), (50,), target, value(source, 50)), numbers(source, 50))
 

@@ -5,13 +5,13 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+import on_devices
 import onnx
 import pytest
 from onnx import TensorProto, helper
 from op_runner import node_model
 
-import gpuonnx
-
+pytestmark = pytest.mark.usefixtures("every_device")
 RNG = np.random.default_rng(11)
 ML = "ai.onnx.ml"
 X = RNG.standard_normal((6, 4)).astype(np.float32)
@@ -19,7 +19,7 @@ X = RNG.standard_normal((6, 4)).astype(np.float32)
 
 def outputs(op: str, inputs: list[Any], count: int = 1, **attributes: Any) -> list[Any]:
     feeds = {f"x{k}": x for k, x in enumerate(inputs)}
-    got = gpuonnx.run(node_model(op, inputs, 1, count, ML, **attributes), feeds)
+    got = on_devices.run(node_model(op, inputs, 1, count, ML, **attributes), feeds)
     return [got[f"y{k}"] for k in range(count)]
 
 
@@ -136,7 +136,7 @@ def of_map(op: str, key: int, value: int, given: dict[Any, Any], **attributes: A
     x = helper.make_value_info("x", helper.make_map_type_proto(key, helper.make_tensor_type_proto(value, None)))
     graph = helper.make_graph([helper.make_node(op, ["x"], ["y"], domain=ML, **attributes)], "g", [x], [onnx.ValueInfoProto(name="y")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid(ML, 1)])
-    return gpuonnx.run(model, {"x": given})["y"]
+    return on_devices.run(model, {"x": given})["y"]
 
 
 def test_cast_map() -> None:

@@ -1,21 +1,50 @@
-"""NonMaxSuppression, Unique, Det, MaxRoiPool: through a session, against loops and NumPy."""
+"""TopK, NonMaxSuppression, Unique, Det, MaxRoiPool: through a session on every device, against loops and NumPy."""
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import on_devices
 import pytest
 from op_runner import node_model
 
-import gpuonnx
-
+pytestmark = pytest.mark.usefixtures("every_device")
 RNG = np.random.default_rng(12)
 
 
 def outputs(op: str, inputs: list[Any], count: int = 1, opset: int = 16, **attributes: Any) -> list[Any]:
     feeds = {f"x{k}": x for k, x in enumerate(inputs)}
-    got = gpuonnx.run(node_model(op, inputs, opset, count, **attributes), feeds)
+    got = on_devices.run(node_model(op, inputs, opset, count, **attributes), feeds)
     return [got[f"y{k}"] for k in range(count)]
+
+
+def ranked(x: np.ndarray, k: int, largest: int) -> np.ndarray:
+    """Positions of the k best of each row; of equals the first, NaN is the largest."""
+    def key(row: np.ndarray, n: int) -> tuple[Any, ...]:
+        nan, value = bool(row[n] != row[n]), 0 if row[n] != row[n] else row[n].item()
+        return (not nan, -value, n) if largest else (nan, value, n)
+    return np.array([sorted(range(len(row)), key=lambda n: key(row, n))[:k] for row in x], np.int64).reshape(len(x), k)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int8, np.uint16, np.int64])
+@pytest.mark.parametrize(("rows", "length", "k"), [(3, 10, 4), (2, 2048, 2048), (2, 3000, 70), (1, 17000, 3), (1, 5000, 2500), (3, 1, 1), (3, 5, 0), (0, 5, 2)])
+def test_top_k_is_stable_and_puts_nan_first(dtype: Any, rows: int, length: int, k: int) -> None:
+    """Short rows, rows longer than a tile, more wanted than a tile holds."""
+    x = (RNG.standard_normal((rows, length)) * 9).round(1).astype(dtype)
+    if dtype in (np.float32, np.float64) and length > 2:
+        x[:, length // 2], x[:, length // 3], x[:, -1] = np.nan, -0.0, 0.0
+    for largest in (0, 1):
+        values, places = outputs("TopK", [x, np.array([k])], 2, 11, largest=largest)
+        np.testing.assert_array_equal(places, ranked(x, k, largest))
+        np.testing.assert_array_equal(values, np.take_along_axis(x, places, 1))
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_top_k_along_every_axis(axis: int) -> None:
+    x = RNG.permutation(60).reshape(4, 5, 3).astype(np.float32)
+    values, places = outputs("TopK", [x, np.array([2])], 2, 11, axis=axis)
+    np.testing.assert_array_equal(places, np.argsort(-x, axis, kind="stable").take([0, 1], axis))
+    np.testing.assert_array_equal(values, -np.sort(-x, axis).take([0, 1], axis))
 
 
 def suppressed(boxes: np.ndarray, scores: np.ndarray, most: int, overlap: float, least: float) -> list[list[int]]:
@@ -52,6 +81,15 @@ def test_non_max_suppression(most: int, overlap: float, least: float) -> None:
     assert again.tolist() == found.tolist()
 
 
+def test_non_max_suppression_of_many() -> None:
+    """More boxes than a tile of the sort, more chosen than a stretch."""
+    corner = RNG.uniform(0, 60, (1, 2500, 2))
+    boxes = np.concatenate([corner, corner + RNG.uniform(0.5, 4, (1, 2500, 2))], 2).astype(np.float32)
+    scores = RNG.random((1, 2, 2500)).astype(np.float32).round(3)
+    (found,) = outputs("NonMaxSuppression", [boxes, scores, np.array([600]), np.array([0.5], np.float32), np.array([0.05], np.float32)])
+    assert len(found) > 1000 and found.tolist() == suppressed(boxes, scores, 600, 0.5, 0.05)
+
+
 def test_boxes_that_are_not_numbers_end() -> None:
     boxes = np.full((1, 5, 4), np.nan, np.float32)
     scores = np.array([[[np.nan, 1, np.inf, -np.inf, 0]]], np.float32)
@@ -78,6 +116,20 @@ def test_unique_in_order_of_appearance(text: bool) -> None:
     assert inverse.tolist() == [0, 1, 0, 2, 1, 1, 3] and counts.tolist() == [2, 3, 1, 1]
 
 
+@pytest.mark.parametrize("in_order", [0, 1])
+@pytest.mark.parametrize(("rows", "values"), [(2048, 5), (2049, 3000), (9001, 700), (3000, 1)])
+def test_unique_of_many(rows: int, values: int, in_order: int) -> None:
+    """More than one tile of a sort, groups that reach over tiles."""
+    x = RNG.integers(-values // 2, values // 2 + 1, rows).astype(np.int32)
+    y, first, inverse, counts = outputs("Unique", [x], 4, sorted=in_order)
+    expected, where, back, often = np.unique(x, True, True, True)
+    order = np.arange(len(where)) if in_order else np.argsort(where)
+    np.testing.assert_array_equal(y, expected[order])
+    np.testing.assert_array_equal(first, where[order])
+    np.testing.assert_array_equal(counts, often[order])
+    np.testing.assert_array_equal(inverse, np.argsort(order)[back])
+
+
 def test_unique_of_nothing_and_of_nan() -> None:
     assert [o.shape for o in outputs("Unique", [np.zeros(0, np.float32)], 4)] == [(0,)] * 4
     y, _, inverse, counts = outputs("Unique", [np.array([np.nan, 1, np.nan], np.float32)], 4)
@@ -85,7 +137,7 @@ def test_unique_of_nothing_and_of_nan() -> None:
     assert inverse.tolist() == [1, 0, 1] and counts.tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (7, 7), (3, 2, 5, 5), (2, 0, 0), (0, 4, 4)])
+@pytest.mark.parametrize("shape", [(1, 1), (7, 7), (3, 2, 5, 5), (2, 0, 0), (0, 4, 4), (9, 24, 24), (2, 40, 40), (2, 75, 75)])
 def test_det(shape: tuple[int, ...]) -> None:
     x = RNG.standard_normal(shape)
     (y,) = outputs("Det", [x])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from gpuonnx.cli.options import positive
 
 if TYPE_CHECKING:
+    from gpuonnx.conformance.placement import Operator
     from gpuonnx.conformance.runner import Result
 
 
@@ -26,12 +27,13 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--known", metavar="FILE", help="failures that are known, `id | reason` a line: others fail the run, so does one that passes")
     parser.add_argument("--update", action="store_true", help="write the failures found to the file of --known; reasons there are kept")
     parser.add_argument("--reasons", action="store_true", help="failures gathered by reason")
+    parser.add_argument("--placement", action="store_true", help="a table of the operators: cases that ran on the device, on the host and why")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
 
 def execute(args: argparse.Namespace) -> int:
     """Exit code 1 where a case fails that is not known to, or passes that is known to fail."""
-    from gpuonnx.conformance import runner, suite
+    from gpuonnx.conformance import placement, runner, suite
     names = suite.chosen(args.only)
     known = suite.known_failures(args.known) if args.known else {}
     begin = time.perf_counter()
@@ -41,11 +43,14 @@ def execute(args: argparse.Namespace) -> int:
     mended = [r.name for r in results if r.status == "passed" and r.name in known]
     if args.update and args.known:
         update(Path(args.known), results, known)
+    operators = placement.operators(results)
     if args.json:
         print(json.dumps({"device": args.device, "seconds": seconds, **runner.counts(results), "results": [asdict(r) for r in results],
-                          "unexpected": [r.name for r in unexpected], "mended": mended}))
+                          "operators": [asdict(o) for o in operators], "unexpected": [r.name for r in unexpected], "mended": mended}))
     else:
         _print(results, known, mended, seconds, args.reasons)
+        if args.placement:
+            _print_placement(operators)
     return 1 if unexpected or mended else 0
 
 
@@ -105,3 +110,18 @@ def _print(results: Sequence[Result], known: dict[str, str], mended: Sequence[st
     print(f"{counted['passed']} passed ({partly} with nodes that ran by NumPy or the onnx package for want of a kernel), "
           f"{counted['failed']} failed, {counted['skipped']} skipped "
           f"of {len(results)} in {seconds:.0f} s")
+
+
+def _print_placement(operators: Sequence[Operator]) -> None:
+    from rich.table import Table
+
+    from gpuonnx.cli.options import console_of
+    table = Table("operator", "cases on the device", "on the host", "why on the host (cases)")
+    for o in operators:
+        reasons = "; ".join(f"{why} ({count})" for why, count in o.why.items())
+        table.add_row(o.name, str(o.device or "-"), str(o.host or "-"), reasons)
+    console = console_of()
+    console.print(table)
+    only_host = [o for o in operators if o.host and not o.device]
+    console.print(f"{len(operators)} operators did something: {sum(not o.host for o in operators)} on the device only, "
+                  f"{len(operators) - len(only_host) - sum(not o.host for o in operators)} on both, {len(only_host)} on the host only")

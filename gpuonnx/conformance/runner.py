@@ -19,13 +19,15 @@ COMMAND = ["-m", "gpuonnx.conformance.worker"]
 
 @dataclass(frozen=True)
 class Result:
-    """status: passed, failed or skipped. interpreted: why, for each node that ran by NumPy or the onnx package for want of a kernel."""
+    """status: passed, failed or skipped. interpreted: why, for each node that ran by NumPy or the onnx package for want of a kernel.
+    placed: (operator, host or device, why) of what ran."""
 
     name: str
     status: str
     reason: str = ""
     seconds: float = 0.0
     interpreted: Sequence[str] = ()
+    placed: Sequence[Sequence[str]] = ()
 
 
 class Worker:

@@ -55,10 +55,16 @@ typedef Plain<int> i32;
 typedef Plain<unsigned> u32;
 typedef Plain<long long> i64;
 typedef Plain<unsigned long long> u64t;
-typedef i8 i4;
-typedef u8 u4;
-typedef i8 i2;
-typedef u8 u2;
+template <class C, int BITS> struct small_integer {
+  typedef C raw;
+  typedef C wide;
+  static __device__ __forceinline__ C widen(C x) { return (C)((C)(x << (8 - BITS)) >> (8 - BITS)); }
+  static __device__ __forceinline__ C narrow(C x) { return (C)(x & ((1 << BITS) - 1)); }
+};
+typedef small_integer<signed char, 4> i4;
+typedef small_integer<unsigned char, 4> u4;
+typedef small_integer<signed char, 2> i2;
+typedef small_integer<unsigned char, 2> u2;
 struct boolean {
   typedef unsigned char raw;
   typedef bool wide;
