@@ -36,17 +36,16 @@ template <class Tile, int K0, int K1, int K2> struct WindowSlice {
   typedef typename Tile::raw T;
   enum { ROWS = Tile::WIDTH, BK = Tile::DEPTH, PITCH = Tile::RIGHT, THREADS = Tile::THREADS };
   Window<T, K0, K1, K2> window;
-  ix base;
-  int last;
+  int k, last;
   __device__ __forceinline__ WindowSlice(const Image& x, const Extent& e, const Task& task)
-      : window(x, task.column + threadIdx.x % ROWS, e.columns), base(x.base), last((int)task.last) {}
-  __device__ __forceinline__ void fill(T* to, ix k0) const {
+      : window(x, task.column + threadIdx.x % ROWS, e.columns), k((int)task.first), last((int)task.last) {}
+  __device__ __forceinline__ void fill(T* to) {
 #pragma unroll
     for (int kk = threadIdx.x / ROWS; kk < BK; kk += THREADS / ROWS) {
-      const int k = (int)k0 + kk;
-      const T* from = window.live && k < last ? window.element(k) : nullptr;
-      async_copy<sizeof(T)>(to + kk * PITCH + threadIdx.x % ROWS, from ? from : at<const T>(base), from ? (int)sizeof(T) : 0);
+      const T* from = window.live && k + kk < last ? window.element(k + kk) : nullptr;
+      async_copy<sizeof(T)>(to + kk * PITCH + threadIdx.x % ROWS, from, from ? (int)sizeof(T) : 0);
     }
+    k += BK;
   }
 };
 
@@ -55,25 +54,26 @@ template <class Tile, int K0, int K1, int K2> struct WindowChunks {
   typedef typename Tile::raw Raw;
   enum { ROWS = Tile::WIDTH, V = 16 / (int)sizeof(Raw), THREADS = Tile::THREADS };
   Window<Raw, K0, K1, K2> window;
-  int last;
+  int k, last;
   Raw outside;
   __device__ __forceinline__ WindowChunks(const Image& x, const Extent& e, const Task& task, Raw value)
-      : window(x, task.column + threadIdx.x % ROWS, e.columns), last((int)task.last), outside(value) {}
-  __device__ __forceinline__ void fill(char* to, ix k0) const {
+      : window(x, task.column + threadIdx.x % ROWS, e.columns), k((int)task.first), last((int)task.last), outside(value) {}
+  __device__ __forceinline__ void fill(char* to) {
     const int r = threadIdx.x % ROWS;
 #pragma unroll
     for (int chunk = threadIdx.x / ROWS; chunk < 4; chunk += THREADS / ROWS) {
       AlignedPack<Plain<Raw>, V> pack;
 #pragma unroll
       for (int j = 0; j < V; ++j) {
-        const int k = (int)k0 + chunk * V + j;
+        const int at = k + chunk * V + j;
         pack.x[j] = 0;
-        if (window.live && k < last) {
-          const Raw* from = window.element(k);
+        if (window.live && at < last) {
+          const Raw* from = window.element(at);
           pack.x[j] = from ? *from : outside;
         }
       }
       *(AlignedPack<Plain<Raw>, V>*)(to + chunk_by_k(r, chunk)) = pack;
     }
+    k += Tile::DEPTH;
   }
 };

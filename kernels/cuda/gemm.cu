@@ -4,70 +4,87 @@
 struct Matrix { ix base, row, k; };
 __device__ __forceinline__ int clamped(ix n, int most) { return n < 0 ? 0 : n > most ? most : (int)n; }
 
-// A slice as [k][row] for Simt: chunks of 16 bytes where rows are neighbours and aligned, else single elements.
-template <class Tile, int ROWS, bool BY_ROW> struct MatrixSlice {
-  typedef typename Tile::raw T;
-  enum { V = Tile::V, BK = Tile::DEPTH, PITCH = ROWS + V, THREADS = Tile::THREADS };
-  const T* base;
-  ix row, k, rows, last;
+// A thread's part of the slices of an operand, one slice after the other: where it reads next, what is left of k.
+template <class T, int DEPTH> struct Reader {
+  const T* from;
+  ix row, k;
+  int rows, left;
   bool vectors;
-  __device__ __forceinline__ MatrixSlice(const Matrix& m, ix first_row, ix count, const Task& task) {
-    base = at<const T>(m.base) + first_row * m.row;
-    row = m.row, k = m.k, rows = count - first_row, last = task.last;
-    vectors = BY_ROW && row == 1 && ((m.base | k * (ix)sizeof(T)) & 15) == 0;
+  __device__ __forceinline__ Reader(const Matrix& m, ix first_row, ix count, const Task& task, bool run, ix line, int most)
+      : from(at<const T>(m.base) + first_row * m.row + task.first * m.k), row(m.row), k(m.k), rows(clamped(count - first_row, most)),
+        left(clamped(task.last - task.first, 1 << 30)), vectors(run && ((m.base | line * (ix)sizeof(T)) & 15) == 0) {}
+  __device__ __forceinline__ void next() { from += DEPTH * k, left -= DEPTH; }
+};
+
+// A slice as [k][row] for Simt: chunks of 16 bytes where rows are neighbours and aligned, else single elements.
+template <class Tile, int ROWS, bool BY_ROW> struct MatrixSlice : Reader<typename Tile::raw, Tile::DEPTH> {
+  typedef typename Tile::raw T;
+  enum { V = Tile::V, BK = Tile::DEPTH, PITCH = ROWS + V, THREADS = Tile::THREADS, RUNS = ROWS / V };
+  typedef Reader<T, Tile::DEPTH> Base;
+  __device__ __forceinline__ MatrixSlice(const Matrix& m, ix first_row, ix count, const Task& task)
+      : Base(m, first_row, count, task, BY_ROW && m.row == 1, m.k, ROWS) {
+    const int t = threadIdx.x;
+    this->from += this->vectors ? t / RUNS * this->k + t % RUNS * V : BY_ROW ? t / ROWS * this->k + t % ROWS * this->row : t % BK * this->k + t / BK * this->row;
   }
-  __device__ __forceinline__ void fill(T* to, ix k0) const {
-    if (BY_ROW && vectors) {
+  __device__ __forceinline__ void fill(T* to) {
+    const int t = threadIdx.x;
+    const T* from = this->from;
+    if (BY_ROW && this->vectors) {
+      const int r = t % RUNS * V, bytes = clamped(this->rows - r, V) * (int)sizeof(T);
 #pragma unroll
-      for (int c = threadIdx.x; c < ROWS / V * BK; c += THREADS) {
-        const int kk = c / (ROWS / V), r = c % (ROWS / V) * V, count = k0 + kk < last ? clamped(rows - r, V) : 0;
-        async_copy<16>(to + kk * PITCH + r, count ? base + (k0 + kk) * k + r : base, count * (int)sizeof(T));
-      }
-      return;
-    }
+      for (int kk = t / RUNS; kk < BK; kk += THREADS / RUNS, from += THREADS / RUNS * this->k)
+        async_copy<16>(to + kk * PITCH + r, from, kk < this->left ? bytes : 0);
+    } else if (BY_ROW) {
 #pragma unroll
-    for (int c = threadIdx.x; c < ROWS * BK; c += THREADS) {
-      const int kk = BY_ROW ? c / ROWS : c % BK, r = BY_ROW ? c % ROWS : c / BK;
-      const bool inside = k0 + kk < last && r < rows;
-      async_copy<sizeof(T)>(to + kk * PITCH + r, inside ? base + (k0 + kk) * k + r * row : base, inside ? (int)sizeof(T) : 0);
+      for (int kk = t / ROWS; kk < BK; kk += THREADS / ROWS, from += THREADS / ROWS * this->k)
+        async_copy<sizeof(T)>(to + kk * PITCH + t % ROWS, from, kk < this->left && t % ROWS < this->rows ? (int)sizeof(T) : 0);
+    } else {
+#pragma unroll
+      for (int r = t / BK; r < ROWS; r += THREADS / BK, from += THREADS / BK * this->row)
+        async_copy<sizeof(T)>(to + t % BK * PITCH + r, from, t % BK < this->left && r < this->rows ? (int)sizeof(T) : 0);
     }
+    this->next();
   }
 };
 
 // A slice in chunks of 16 bytes for Tensor; chunks that are not neighbours and aligned in memory are gathered.
-template <class Tile, int ROWS, bool BY_K> struct MatrixChunks {
+template <class Tile, int ROWS, bool BY_K> struct MatrixChunks : Reader<typename Tile::raw, Tile::DEPTH> {
   typedef typename Tile::raw Raw;
-  enum { V = 16 / (int)sizeof(Raw), BK = Tile::DEPTH, THREADS = Tile::THREADS };
-  const Raw* base;
-  ix row, k, rows, last;
-  bool vectors;
-  __device__ __forceinline__ MatrixChunks(const Matrix& m, ix first_row, ix count, const Task& task) {
-    base = at<const Raw>(m.base) + first_row * m.row;
-    row = m.row, k = m.k, rows = count - first_row, last = task.last;
-    vectors = (BY_K ? k : row) == 1 && ((m.base | (BY_K ? row : k) * (ix)sizeof(Raw)) & 15) == 0;
+  enum { V = 16 / (int)sizeof(Raw), BK = Tile::DEPTH, THREADS = Tile::THREADS, RUNS = ROWS / V };
+  typedef Reader<Raw, Tile::DEPTH> Base;
+  __device__ __forceinline__ MatrixChunks(const Matrix& m, ix first_row, ix count, const Task& task)
+      : Base(m, first_row, count, task, (BY_K ? m.k : m.row) == 1, BY_K ? m.row : m.k, ROWS) {
+    const int t = threadIdx.x;
+    this->from += !BY_K ? t / RUNS * this->k + t % RUNS * V * this->row : this->vectors ? t / 4 * this->row + t % 4 * V : t / ROWS * V * this->k + t % ROWS * this->row;
   }
-  __device__ __forceinline__ void fill(char* to, ix k0) const {
-    if (vectors) {
+  __device__ __forceinline__ void fill(char* to) {
+    const int t = threadIdx.x;
+    const Raw* from = this->from;
+    if (!BY_K) {
 #pragma unroll
-      for (int c = threadIdx.x; c < ROWS * 4; c += THREADS) {
-        const int r = BY_K ? c / 4 : c % (ROWS / V) * V, kk = BY_K ? c % 4 * V : c / (ROWS / V);
-        const int count = BY_K ? (r < rows ? clamped(last - k0 - kk, V) : 0) : k0 + kk < last ? clamped(rows - r, V) : 0;
-        const int place = BY_K ? chunk_by_k(r, c % 4) : chunk_by_row<ROWS>(kk, c % (ROWS / V));
-        async_copy<16>(to + place, count ? base + r * row + (k0 + kk) * k : base, count * (int)sizeof(Raw));
-      }
+      for (int kk = t / RUNS; kk < BK; kk += THREADS / RUNS, from += THREADS / RUNS * this->k)
+        chunk(to + chunk_by_row<ROWS>(kk, t % RUNS), from, kk < this->left ? clamped(this->rows - t % RUNS * V, V) : 0, this->row);
+    } else if (this->vectors) {
+#pragma unroll
+      for (int r = t / 4; r < ROWS; r += THREADS / 4, from += THREADS / 4 * this->row)
+        chunk(to + chunk_by_k(r, t % 4), from, r < this->rows ? clamped(this->left - t % 4 * V, V) : 0, 1);
+    } else {
+#pragma unroll
+      for (int c = t / ROWS; c < 4; c += THREADS / ROWS, from += THREADS / ROWS * V * this->k)
+        chunk(to + chunk_by_k(t % ROWS, c), from, t % ROWS < this->rows ? clamped(this->left - c * V, V) : 0, this->k);
+    }
+    this->next();
+  }
+  // 16 bytes of which `count` elements are there, `step` apart.
+  __device__ __forceinline__ void chunk(char* to, const Raw* from, int count, ix step) const {
+    if (this->vectors) {
+      async_copy<16>(to, from, count * (int)sizeof(Raw));
       return;
     }
+    AlignedPack<Plain<Raw>, V> pack;
 #pragma unroll
-    for (int c = threadIdx.x; c < ROWS * 4; c += THREADS) {
-      const int r = BY_K ? c % ROWS : c % (ROWS / V) * V, kk = BY_K ? c / ROWS * V : c / (ROWS / V);
-      AlignedPack<Plain<Raw>, V> pack;
-#pragma unroll
-      for (int j = 0; j < V; ++j) {
-        const int rj = BY_K ? r : r + j, kj = BY_K ? kk + j : kk;
-        pack.x[j] = rj < rows && k0 + kj < last ? base[rj * row + (k0 + kj) * k] : (Raw)0;
-      }
-      *(AlignedPack<Plain<Raw>, V>*)(to + (BY_K ? chunk_by_k(r, c / ROWS) : chunk_by_row<ROWS>(kk, c % (ROWS / V)))) = pack;
-    }
+    for (int j = 0; j < V; ++j) pack.x[j] = j < count ? from[j * step] : (Raw)0;
+    *(AlignedPack<Plain<Raw>, V>*)to = pack;
   }
 };
 

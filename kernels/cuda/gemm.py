@@ -24,10 +24,10 @@ def supports(call: Spec) -> str | None:
     return None
 
 
-def simt(dtype: str, height: int, width: int, rows: int, columns: int, blocks: int) -> Tile:
+def simt(dtype: str, height: int, width: int, depth: int, rows: int, columns: int, blocks: int) -> Tile:
     """FMA: a thread makes rows x columns."""
-    text = f"Simt<{C_TYPES[dtype]}, {height}, {width}, 16, {rows}, {columns}>"
-    return Tile(f"{dtype}_{height}x{width}", text, height, width, 16, height // rows * (width // columns), blocks)
+    text = f"Simt<{C_TYPES[dtype]}, {height}, {width}, {depth}, {rows}, {columns}>"
+    return Tile(f"{dtype}_{height}x{width}", text, height, width, depth, height // rows * (width // columns), blocks)
 
 
 def tensor(mma: str, name: str, shape: tuple[int, int, int, int], unit: int, by_k: tuple[bool, bool], blocks: int) -> Tile:
@@ -36,9 +36,10 @@ def tensor(mma: str, name: str, shape: tuple[int, int, int, int], unit: int, by_
     text = f"Tensor<{mma}, {height}, {width}, {rows}, {columns}, {flag(by_k[0])}, {flag(by_k[1])}>"
     threads = height // rows * (width // columns) * 32
     shared = STAGES * (height + width) * SLICE_BYTES
-    return Tile(f"{name}_{height}x{width}", text, height, width, SLICE_BYTES // unit, threads, blocks, shared)
+    return Tile(f"{name}_{height}x{width}", text, height, width, SLICE_BYTES // unit, threads, blocks, shared, "pool, whole, here, out, zeros")
 
 
+POOL = ("__shared__ __align__(16) Tile::raw pool[Tile::POOL];", "extern __shared__ __align__(128) char pool[];")
 BIG, SMALL = (128, 128, 64, 32), (64, 64, 32, 32)
 
 
@@ -87,7 +88,7 @@ def build(call: Spec) -> Build:
     by_row = unit_stride(a.strides[-2]) and not unit_stride(a.strides[-1]), unit_stride(b.strides[-1])
     big, small = tiles_of(a.dtype, (not by_row[0], not by_row[1]))
     by_k = unit_stride(b.strides[-2]) and not by_row[1]
-    skinny = Tile(f"{a.dtype}_few", f"Skinny<{TAGS[a.dtype]}, {C_TYPES[dtype]}, {flag(by_k)}>", 4, 8 if by_k else 32, 32, 256)
+    skinny = Tile(f"{a.dtype}_few", f"Skinny<{TAGS[a.dtype]}, {C_TYPES[dtype]}, {flag(by_k)}>", 4, 8 if by_k else 32, 32, 256, store="whole, here, out")
 
     def body(text: Text, tile: Tile) -> None:
         matrices(text, call)
@@ -105,8 +106,8 @@ def tiles_of(stored: str, by_k: tuple[bool, bool]) -> tuple[Tile | None, Tile]:
         big, small = (tensor(MMA[stored], stored, shape, size(stored), by_k, 2) for shape in (BIG, SMALL))
         return big, small
     if stored == "f64":
-        return None, simt(stored, 64, 64, 4, 4, 1)
-    return simt(stored, 128, 128, 8, 8, 1), simt(stored, 64, 64, 8, 4, 2)
+        return None, simt(stored, 64, 64, 16, 4, 4, 2)
+    return simt(stored, 128, 128, 8, 8, 8, 2), simt(stored, 64, 64, 16, 8, 4, 4)
 
 
 def multiply(text: Text, tile: Tile, by_row: Sequence[bool]) -> None:
@@ -117,9 +118,5 @@ def multiply(text: Text, tile: Tile, by_row: Sequence[bool]) -> None:
     loads = [f"{kind}<Tile, Tile::{side}, {flag(f)}>({name}, task.{at}, extent.{at}s, task)"
              for f, side, name, at in zip(flags, ("HEIGHT", "WIDTH"), ("left", "right"), ("row", "column"), strict=True)]
     if tile.shared:
-        text.line("extern __shared__ __align__(128) char pool[];")
         text.line("NoZeros zeros;")
-        loads = ["pool", "task", *loads, "zeros"]
-    else:
-        loads = ["task", *loads]
-    text.line(f"tile.run({', '.join(loads)});")
+    text.line(f"{POOL[tile.shared > 0]} tile.run(pool, task, {', '.join(loads)}{', zeros' if tile.shared else ''});")

@@ -1,6 +1,8 @@
 // Tiles of products: where a block works, the loops over slices of k, the stores. gemm.cu and conv.cu bring the operands.
 #pragma once
 #include "mma.cuh"
+// Blocks of a multiprocessor that registers must allow for, where ptxas manages it without spills.
+#define RESIDENT(n) (__CUDA_ARCH__ >= 800 && __CUDA_ARCH__ < 1000 ? n : 1)
 struct Extent { ix rows, columns, depth, batches, pieces; };
 // The block sums k from `first` to `last` for batch entry `batch`; its tile starts at (row, column).
 struct Task { ix batch, row, column, piece, first, last; };
@@ -92,6 +94,7 @@ template <class T, int BM, int BN, int BK, int TM, int TN> struct Simt {
   typedef T raw;
   enum { THREADS = BM / TM * (BN / TN), HEIGHT = BM, WIDTH = BN, DEPTH = BK, V = 16 / (int)sizeof(T), LEFT = BM + V, RIGHT = BN + V };
   enum { SLICE = BK * (LEFT + RIGHT), ACROSS = BN / TN / 8 };
+  enum { POOL = 2 * SLICE > BM / 2 * RIGHT ? 2 * SLICE : BM / 2 * RIGHT };
   T sum[TM][TN];
 
   static __device__ __forceinline__ int row(int i) {
@@ -100,24 +103,23 @@ template <class T, int BM, int BN, int BK, int TM, int TN> struct Simt {
   static __device__ __forceinline__ int column(int j) {
     return j / V * (BN * V / TN) + ((threadIdx.x >> 5) % ACROSS * 8 + (threadIdx.x & 7)) * V + j % V;
   }
-  template <class Left, class Right> __device__ __forceinline__ void run(const Task& task, Left left, Right right) {
-    __shared__ __align__(16) T pool[2 * SLICE];
+  template <class Left, class Right> __device__ __forceinline__ void run(T* pool, const Task& task, Left left, Right right) {
 #pragma unroll
     for (int i = 0; i < TM * TN; ++i) sum[i / TN][i % TN] = (T)0;
-    const ix slices = task.last > task.first ? (task.last - task.first + BK - 1) / BK : 0;
+    const int slices = task.last > task.first ? (int)((task.last - task.first + BK - 1) / BK) : 0;
     if (slices > 0) {
-      left.fill(pool, task.first);
-      right.fill(pool + BK * LEFT, task.first);
+      left.fill(pool);
+      right.fill(pool + BK * LEFT);
     }
     async_commit();
-    for (ix s = 0; s < slices; ++s) {
+    for (int s = 0; s < slices; ++s) {
       async_wait<0>();
       __syncthreads();
       const T* now = pool + (s & 1) * SLICE;
       T* next = pool + (~s & 1) * SLICE;
       if (s + 1 < slices) {
-        left.fill(next, task.first + (s + 1) * BK);
-        right.fill(next + BK * LEFT, task.first + (s + 1) * BK);
+        left.fill(next);
+        right.fill(next + BK * LEFT);
       }
       async_commit();
       slice(now, now + BK * LEFT);
@@ -137,11 +139,24 @@ template <class T, int BM, int BN, int BK, int TM, int TN> struct Simt {
         for (int j = 0; j < TN; ++j) sum[i][j] += a[i] * b[j];
     }
   }
-  template <class Out> __device__ __forceinline__ void store(const Extent& e, const Task& task, const Out& out) const {
+  // Through shared memory, half of the rows at a time: one text of the stores, and neighbouring threads store neighbours.
+  template <class Out> __device__ __forceinline__ void store(T* room, const Extent& e, const Task& task, const Out& out) const {
+#pragma unroll 1
+    for (int part = 0; part < 2; ++part) {
+      __syncthreads();
 #pragma unroll
-    for (int j = 0; j < TN; j += V)
+      for (int i = 0; i < TM; ++i)
+        if (i / (TM / 2) == part)
 #pragma unroll
-      for (int i = 0; i < TM; ++i) out.template store<V>(e, task, task.row + row(i), task.column + column(j), sum[i] + j);
+          for (int j = 0; j < TN; ++j) room[(row(i) - part * (BM / 2)) * RIGHT + column(j)] = sum[i][j];
+      __syncthreads();
+#pragma unroll 1
+      for (int c = threadIdx.x; c < BM / 2 * (BN / V); c += THREADS) {
+        const int r = c / (BN / V), at = c % (BN / V) * V;
+        const AlignedPack<Plain<T>, V> run = *(const AlignedPack<Plain<T>, V>*)(room + r * RIGHT + at);
+        out.template store<V>(e, task, task.row + part * (BM / 2) + r, task.column + at, run.x);
+      }
+    }
   }
 };
 
@@ -180,22 +195,22 @@ template <class Mma, int BM, int BN, int WM, int WN, bool LEFT_BY_K, bool RIGHT_
   __device__ __forceinline__ void run(char* pool, const Task& task, Left left, Right right, Zeros& zeros) {
 #pragma unroll
     for (int i = 0; i < WM / 16 * (WN / 8) * 4; ++i) sum[i / 4 / (WN / 8)][i / 4 % (WN / 8)][i % 4] = 0;
-    const ix slices = task.last > task.first ? (task.last - task.first + DEPTH - 1) / DEPTH : 0;
+    const int slices = task.last > task.first ? (int)((task.last - task.first + DEPTH - 1) / DEPTH) : 0;
     for (int s = 0; s < STAGES - 1; ++s) {
       if (s < slices) {
-        left.fill(pool + s * SLICE, task.first + s * DEPTH);
-        right.fill(pool + s * SLICE + LEFT, task.first + s * DEPTH);
+        left.fill(pool + s * SLICE);
+        right.fill(pool + s * SLICE + LEFT);
       }
       async_commit();
     }
-    for (ix s = 0; s < slices; ++s) {
+    for (int s = 0; s < slices; ++s) {
       async_wait<STAGES - 2>();
       __syncthreads();
-      const ix ahead = s + STAGES - 1;
+      const int ahead = s + STAGES - 1;
       char* next = pool + (ahead & (STAGES - 1)) * SLICE;
       if (ahead < slices) {
-        left.fill(next, task.first + ahead * DEPTH);
-        right.fill(next + LEFT, task.first + ahead * DEPTH);
+        left.fill(next);
+        right.fill(next + LEFT);
       }
       async_commit();
       const char* now = pool + (s & (STAGES - 1)) * SLICE;
@@ -225,15 +240,15 @@ template <class Mma, int BM, int BN, int WM, int WN, bool LEFT_BY_K, bool RIGHT_
   __device__ __forceinline__ void store(char* pool, const Extent& e, const Task& task, const Out& out, const Zeros& zeros) const {
     const int lane = threadIdx.x & 31;
     Sum* mine = (Sum*)pool + (threadIdx.x >> 5) * 16 * PITCH;
-#pragma unroll
+#pragma unroll 1
     for (int i = 0; i < WM / 16; ++i) {
       __syncwarp();
 #pragma unroll
-      for (int j = 0; j < WN / 8; ++j)
-#pragma unroll
-        for (int v = 0; v < 4; ++v) mine[((lane >> 2) + (v >> 1) * 8) * PITCH + j * 8 + (lane & 3) * 2 + (v & 1)] = sum[i][j][v];
+      for (int k = 0; k < WM / 16 * (WN / 8) * 4; ++k)
+        if (k / 4 / (WN / 8) == i)
+          mine[((lane >> 2) + (k >> 1 & 1) * 8) * PITCH + k / 4 % (WN / 8) * 8 + (lane & 3) * 2 + (k & 1)] = sum[k / 4 / (WN / 8)][k / 4 % (WN / 8)][k & 3];
       __syncwarp();
-#pragma unroll
+#pragma unroll 1
       for (int c = lane; c < 2 * WN; c += 32) {
         const int r = c / (WN / 8), column = c % (WN / 8) * 8;
         AlignedPack<Plain<Sum>, 4> part[2];

@@ -50,6 +50,7 @@ class Text:
     words: Words = field(default_factory=Words)
     lines: list[str] = field(default_factory=list)
     prelude: list[str] = field(default_factory=list)
+    task: str = ""
 
     def __post_init__(self) -> None:
         out, epilogue, places = self.call.outputs[0], self.call.epilogue, self.axes.places
@@ -69,11 +70,13 @@ class Text:
         self.lines.append("  " + text)
 
     # where the block works
-    def extent(self, depth: Dim, pieces: Dim) -> None:
-        """Declare `extent`."""
+    def extent(self, depth: Dim, pieces: Dim, task: str) -> None:
+        """Declare `extent` and `task`, whose text is given."""
         a = self.axes
         sizes = (a.count(a.rows), a.count(a.columns), depth, a.count(a.batch), pieces)
         self.line(f"const Extent extent = {{{', '.join(map(self.words.word, sizes))}}};")
+        self.task = task
+        self.line(f"const Task task = {task};")
 
     def split_batch(self, axes: Sequence[int]) -> dict[int, str]:
         """Declare the coordinates of the batch axes themselves, for operands; answers with their names."""
@@ -98,12 +101,13 @@ class Text:
 
     # results
     def results(self, partial: bool) -> None:
-        """Declare `out`, what stores the sums."""
+        """Declare `out`, what stores the sums. Words are read again, so that they take no registers before."""
         first = len(self.words.args)
-        lines: list[str] = []
+        lines = [f"  const Extent whole = {{{', '.join(f'again[{k}]' for k in range(5))}}};",
+                 f"  const Task here = {self.task.replace('extent', 'whole')};"]
         for name, prefix in (("Row", "r"), ("Column", "c")):
             self._coordinates(name, prefix, lines)
-        self._split("task.batch", [loop.size for loop in self.groups["b"]], "b", lambda text: lines.append("  " + text))
+        self._split("here.batch", [loop.size for loop in self.groups["b"]], "b", lambda text: lines.append("  " + text))
         out = self.call.outputs[0]
         writer = Writer(self.words, self._access, self._named())
         writer.results[0, 0] = "sum"
@@ -116,7 +120,7 @@ class Text:
         lines.append(f"  const auto place = [&](const Row& r, const Column& c) -> ix {{ return {place.affine_offset()}; }};")
         work = self.words.word(Ref("work", 0)) if partial else "0"
         lines.append(f"  const auto out = output<{TAGS[out.dtype]}, {C_TYPES[self.sum]}>({place.base}, {work}, row_of, column_of, value, place);")
-        self.lines += [self.words.declared(first).rstrip("\n"), *lines]
+        self.lines += ["  const volatile ix* const again = args;", self.words.declared(first, source="again").rstrip("\n"), *lines]
 
     def _coordinates(self, name: str, prefix: str, lines: list[str]) -> None:
         group = self.groups[f"{prefix}.{prefix}"]
@@ -143,8 +147,8 @@ class Text:
     def step(self, name: str, source: str, operands: int, tasks: Dim, threads: int, blocks: int = 1, shared: int = 0) -> Step:
         """`operands` words belong to the part before the results."""
         head = self.words.declared(0, operands)
-        text = (f'#include "{source}"\n{"".join(self.prelude)}extern "C" __global__ void __launch_bounds__({threads}, {blocks}) '
-                f"{SYMBOL}(ix* ctx, const ix* __restrict__ args) {{\n{head}" + "\n".join(self.lines) + "\n}\n")
+        text = (f'#include "{source}"\n{"".join(self.prelude)}extern "C" __global__ void __launch_bounds__({threads}, RESIDENT({blocks})) '
+                f"{SYMBOL}(ix* ctx, const ix* args) {{\n{head}" + "\n".join(self.lines) + "\n}\n")
         return Step(Kernel(name, (text,), "cuda", lambda symbol: text.replace(SYMBOL, symbol)), tuple(self.words.args), tasks, threads, shared)
 
 
@@ -160,6 +164,7 @@ class Tile:
     threads: int
     blocks: int = 1
     shared: int = 0
+    store: str = "pool, whole, here, out"
 
     def tiles(self, axes: Axes) -> Dim:
         return ceildiv(axes.count(axes.rows), self.height) * ceildiv(axes.count(axes.columns), self.width) * axes.count(axes.batch)
@@ -202,13 +207,12 @@ def launches(call: Spec, axes: Axes, depth: Dim, sum_type: str, choices: Sequenc
     steps = []
     for choice in choices:
         tile, text = choice.tile, Text(call, axes, sum_type)
-        text.extent(depth, choice.pieces)
         text.line(f"typedef {tile.text} Tile;")
-        text.line("const Task task = task_of(extent, Tile::HEIGHT, Tile::WIDTH, Tile::DEPTH);")
+        text.extent(depth, choice.pieces, "task_of(extent, Tile::HEIGHT, Tile::WIDTH, Tile::DEPTH)")
         body(text, tile)
         operands = len(text.words.args)
         text.results(not (isinstance(choice.pieces, int) and choice.pieces == 1))
-        text.line("tile.store(" + ("pool, " if tile.shared else "") + "extent, task, out" + (", zeros);" if tile.shared else ");"))
+        text.line(f"tile.store({tile.store});")
         tasks = choice.serves * tile.tiles(axes) * choice.pieces
         steps.append(text.step(f"{call_name(source)}_{tile.name}", source, operands, tasks, tile.threads, tile.blocks, tile.shared))
     if whole:
@@ -224,10 +228,9 @@ def call_name(source: str) -> str:
 
 def _sum_of_pieces(call: Spec, axes: Axes, depth: Dim, sum_type: str, pieces: Dim) -> Step:
     text = Text(call, axes, sum_type)
-    text.extent(depth, pieces)
-    text.line("const Task task = element_of(extent);")
+    text.extent(depth, pieces, "element_of(extent)")
     operands = len(text.words.args)
     text.results(True)
-    text.line("out.add_pieces(extent, task);")
+    text.line("out.add_pieces(whole, here);")
     blocks = ceildiv(axes.count(axes.rows) * axes.count(axes.columns), FINISH_THREADS) * axes.count(axes.batch)
     return text.step("pieces", "product.cuh", operands, select(lt(1, pieces), blocks, 0), FINISH_THREADS)
