@@ -5,6 +5,7 @@ dilations, pads and extents are words. Few channels a group (depthwise) are a ne
 """
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 from gpuonnx.ir.dims import Dim, floordiv
@@ -53,8 +54,9 @@ def build(call: Spec) -> Build:
     assert x is not None and w is not None
     axes, depth = axes_of(call), w.shape[1] * prod(call.attrs["kernel"])
     big, small = tiles_of(x.dtype, (True, True))
-    if isinstance(axes.ranges[1], int) and axes.ranges[1] <= small.height:
-        big = None
+    if big is not None:
+        few = isinstance(axes.ranges[1], int) and axes.ranges[1] <= small.height
+        big = None if few else replace(big, blocks=1)
 
     def body(text: Text, tile: Tile) -> None:
         operands(text, call)
