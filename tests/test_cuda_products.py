@@ -173,6 +173,55 @@ def test_convolutions(device: EmulatedCuda, dtype: str, name: str) -> None:
     close(run_node(device, node, arrays)[0], evaluate(nest, arrays, {})[0].astype(np.float64), dtype)
 
 
+def bytes_of(dtype: str, shape: Sequence[int], seed: int) -> np.ndarray:
+    info = np.iinfo(numpy_dtype(dtype))
+    return np.random.default_rng(seed).integers(info.min, info.max + 1, tuple(shape)).astype(numpy_dtype(dtype))
+
+
+def zeros_of(left: tuple[str, Any], right: tuple[str, Any]) -> tuple[list[np.ndarray], tuple[int, ...]]:
+    """Zero points of shape () or (n,), or None; and the numbers of those that are absent."""
+    given = [(2 + k, bytes_of(dtype, shape, 7 + k)) for k, (dtype, shape) in enumerate((left, right)) if shape is not None]
+    return [a for _, a in given], tuple(k for k in (2, 3) if k not in [n for n, _ in given])
+
+
+@pytest.mark.parametrize(("left", "right"), [("u8", "i8"), ("i8", "i8"), ("u8", "u8"), ("i8", "u8")])
+@pytest.mark.parametrize("zeros", [(None, None), ((), ()), ("rows", "columns"), ((), None)])
+@pytest.mark.parametrize("turn", [False, True])
+def test_products_of_bytes(device: EmulatedCuda, left: str, right: str, zeros: tuple[Any, Any], turn: bool) -> None:
+    rows, columns, depth = (64, 48, 80) if turn else (67, 45, 1100)
+    a, b = bytes_of(left, (rows, depth), 0), bytes_of(right, (depth, columns), 1)
+    shapes = [{"rows": (rows,), "columns": (columns,)}.get(z, z) if isinstance(z, str) else z for z in zeros]
+    points, absent = zeros_of((left, shapes[0]), (right, shapes[1]))
+    arrays = [a, b, *points]
+    node = g.Call(tuple(g.Value(d, v.shape) for d, v in zip((left, right, *((left, right)[k - 2] for k in (2, 3) if k not in absent)), arrays, strict=True)),
+                  (g.Value("i32", (rows, columns)),), kernel="gemm_integer", attrs={"absent": absent} if absent else {})
+    za, zb = (next((p for k, p in zip([k for k in (2, 3) if k not in absent], points, strict=True) if k == n), np.zeros((), np.int8)) for n in (2, 3))
+    want = (a.astype(np.int64) - za.astype(np.int64).reshape(-1, 1)) @ (b.astype(np.int64) - zb.astype(np.int64))
+    layouts = [Layout.dense(v.dtype, v.dims) for v in node.inputs]
+    if turn:
+        layouts[1] = turned(right, b.shape)
+    assert device.supports(node) is None
+    np.testing.assert_array_equal(run_node(device, node, arrays, inputs=layouts)[0], want)
+
+
+@pytest.mark.parametrize("zeros", [(None, None), ((), ()), ((), "channels")])
+@pytest.mark.parametrize("group", [1, 2])
+def test_convolutions_of_bytes(device: EmulatedCuda, zeros: tuple[Any, Any], group: int) -> None:
+    x, w = bytes_of("u8", (2, 6, 9, 10), 0), bytes_of("i8", (32, 6 // group, 3, 3), 1)
+    points, absent = zeros_of(("u8", zeros[0]), ("i8", (32,) if zeros[1] == "channels" else zeros[1]))
+    attrs = {"kernel": (3, 3), "strides": (2, 1), "dilations": (1, 1), "pads": (1, 1, 1, 1), "group": group} | ({"absent": absent} if absent else {})
+    arrays = [x, w, *points]
+    node = g.Call(tuple(g.Value(d, v.shape) for d, v in zip(("u8", "i8", "u8", "i8"), arrays, strict=False)), (g.Value("i32", (2, 32, 5, 10)),),
+                  kernel="conv_integer", attrs=attrs)
+    zx = points[0].astype(np.int64) if points else 0
+    zw = points[1].astype(np.int64).reshape(-1, 1, 1, 1) if points else 0
+    padded = np.pad(x.astype(np.int64) - zx, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))[:, :, ::2]
+    weights = (w.astype(np.int64) - zw).reshape(group, 32 // group, 6 // group, 3, 3)
+    want = np.einsum("ngchwij,gocij->ngohw", windows.reshape(2, group, 6 // group, *windows.shape[2:]), weights).reshape(2, 32, 5, 10)
+    np.testing.assert_array_equal(run_node(device, node, arrays)[0], want)
+
+
 @pytest.mark.parametrize("dtype", ["f32", "f16"])
 def test_any_order_of_threads_gives_the_same(dtype: str) -> None:
     a, b = numbers(dtype, (70, 200)), numbers(dtype, (200, 66), 1)

@@ -20,9 +20,9 @@ from gpuonnx.kernels.contract import Layout
 AT = (index(0), index(1))
 
 
-@pytest.fixture(scope="module", params=[80, 90])
-def device(request: pytest.FixtureRequest) -> PtxDevice:
-    return PtxDevice(request.param)
+@pytest.fixture(scope="module")
+def device() -> PtxDevice:
+    return PtxDevice(90)
 
 
 def value(dtype: str, *shape: int) -> g.Value:
