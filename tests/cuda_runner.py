@@ -31,8 +31,8 @@ def strided(buffer: np.ndarray, layout: Layout, binding: Mapping[str, int]) -> n
 
 
 def run(device: Accelerator, build: Build, inputs: Sequence[tuple[Layout, np.ndarray]], outputs: Sequence[Layout],
-        binding: Mapping[str, int] | None = None) -> list[np.ndarray]:
-    """Arrays in logical shape in, arrays in logical shape out."""
+        binding: Mapping[str, int] | None = None, operands: int = 0) -> list[np.ndarray]:
+    """Arrays in logical shape in, arrays in logical shape out; the last `operands` inputs are those of an epilogue."""
     bound = binding or {}
     memory: dict[tuple[str, int], Any] = {}
     for k, (layout, array) in enumerate(inputs):
@@ -40,6 +40,8 @@ def run(device: Accelerator, build: Build, inputs: Sequence[tuple[Layout, np.nda
         strided(flat, layout, bound)[...] = array
         memory["in", k] = device.empty(max(flat.nbytes, 0))
         device.copy_in(memory["in", k], 0, flat)
+    for k in range(operands):
+        memory["extra", k] = memory["in", len(inputs) - operands + k]
     for k, layout in enumerate(outputs):
         memory["out", k] = device.empty(extent(layout, bound) * size(layout.dtype))
     for k, nbytes in enumerate(evaluate(build.work, bound)):
@@ -78,4 +80,5 @@ def run_node(device: Accelerator, node: Node, arrays: Sequence[np.ndarray], bind
     """Layouts default to dense ones."""
     reads = list(inputs or map(dense, node.inputs))
     writes = list(outputs or map(dense, node.outputs))
-    return run(device, device.build(node, tuple(reads), tuple(writes), {}), list(zip(reads, arrays, strict=True)), writes, binding)
+    return run(device, device.build(node, tuple(reads), tuple(writes), {}), list(zip(reads, arrays, strict=True)), writes, binding,
+               getattr(node, "operands", 0))

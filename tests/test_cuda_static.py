@@ -74,7 +74,8 @@ def nodes() -> dict[str, g.Node]:
         "random": mapped(cast(apply("philox", cast(index(0), "i64"), cast(index(1), "i64"), const(7, "i64")), "f32"), "f32"),
         "gemm": g.Call((matrix, weights), (value("f32", N, M),), kernel="gemm"),
         "gemm_half": g.Call((value("f16", N, K), value("f16", K, M)), (value("f16", N, M),), kernel="gemm"),
-        "conv": g.Call((value("f32", N, 8, 17, 19), value("f32", 16, 8, 3, 3)), (value("f32", N, 16, 9, 19),), kernel="conv", attrs=CONV),
+        "conv": g.Call((value("f32", N, 8, 17, 19), value("f32", 96, 8, 3, 3)), (value("f32", N, 96, 9, 19),), kernel="conv", attrs=CONV),
+        "conv_half": g.Call((value("bf16", N, 8, 17, 19), value("bf16", 160, 8, 3, 3)), (value("bf16", N, 160, 9, 19),), kernel="conv", attrs=CONV),
         "conv_integer": g.Call((value("u8", N, 8, 17, 19), value("i8", 16, 8, 3, 3)), (value("i32", N, 16, 9, 19),), kernel="conv_integer", attrs=CONV),
     }
     found |= kernels()

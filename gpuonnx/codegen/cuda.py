@@ -42,14 +42,15 @@ def unsupported(node: Node) -> str | None:
 
 
 def _unsupported_call(node: Call, inputs: list[Layout], outputs: list[Layout]) -> str | None:
+    spec = spec_of(node, inputs, outputs, {})
+    if node.kernel in products.NAMES:
+        return unsupported_expression(expressions(products.nest(node.kernel, spec, True)))
     kernel = module(node.kernel)
-    if kernel is None and node.kernel in products.NAMES:
-        return unsupported_expression(expressions(products.nest(node.kernel, spec_of(node, inputs, outputs, {}), True)))
     if kernel is None:
         return f"there is no CUDA kernel {node.kernel}"
     if node.epilogue is not None and (reason := unsupported_expression((node.epilogue,))):
         return reason
-    answer: str | None = kernel.supports(spec_of(node, inputs, outputs, {}))
+    answer: str | None = kernel.supports(spec)
     return answer
 
 
@@ -112,16 +113,15 @@ def build_node(node: Node, inputs: Sequence[Layout], outputs: Sequence[Layout], 
 
 
 def _build_call(node: Call, inputs: Sequence[Layout], outputs: Sequence[Layout], constants: Mapping[int, np.ndarray]) -> Build:
-    kernel = module(node.kernel)
-    if kernel is None and node.kernel in products.NAMES:
-        nest = products.nest(node.kernel, spec_of(node, inputs, outputs, constants), True)
+    kernel, spec = module(node.kernel), spec_of(node, inputs, outputs, constants)
+    if node.kernel in products.NAMES and (kernel is None or kernel.supports(spec) is not None):
+        nest = products.nest(node.kernel, spec, True)
         reads = [Operand(Ref("in", k), layout) for k, layout in enumerate(inputs)]
         writes = [Operand(Ref("out", k), layout) for k, layout in enumerate(outputs)]
         tiles = tile_step(nest, reads, writes)
         return Build((tiles,)) if tiles is not None else split_steps(nest, reads, writes) or Build((nest_step(nest, reads, writes),))
     if kernel is None:
         raise UnsupportedOp(f"there is no CUDA kernel {node.kernel}")
-    spec = spec_of(node, inputs, outputs, constants)
     present = {number: k for k, number in enumerate(i for i, layout in enumerate(spec.inputs) if layout is not None)}
     made: Build = kernel.build(spec)
     return replace(made, steps=tuple(_renumbered(s, present) for s in made.steps))

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpuonnx.codegen.cuda_loops import product
+from gpuonnx.kernels.cuda.loops import product
 from gpuonnx.codegen.cuda_nest import COMBINE, THREADS, NestText, Operand, accumulator, fold_struct
 from gpuonnx.ir.dims import lt, select
 from gpuonnx.ir.expr import index

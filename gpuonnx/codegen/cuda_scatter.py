@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpuonnx.codegen.cuda_loops import loops, product
+from gpuonnx.kernels.cuda.loops import loops, product
 from gpuonnx.codegen.cuda_nest import SYMBOL, THREADS, NestText, Operand, blocks, step
 from gpuonnx.ir.dims import Dim
 from gpuonnx.ir.graph import Scatter, Store

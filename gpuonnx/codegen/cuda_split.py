@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gpuonnx.codegen.cuda_loops import product
+from gpuonnx.kernels.cuda.loops import product
 from gpuonnx.codegen.cuda_nest import COMBINE, Operand, identity, nest_step
 from gpuonnx.ir.dims import Dim, dmin, floordiv
 from gpuonnx.ir.expr import Expr, apply, const, dim, folded, guard, index, load, postorder, substitute

@@ -16,6 +16,7 @@ from gpuonnx.ir.graph import Node
 from gpuonnx.kernels.contract import CTX_CODE, CTX_WORDS, Build, Kernel, Layout
 
 OPTIONS = ("--std=c++17",)
+OPT_IN_SHARED = 48 << 10
 
 
 class Memory:
@@ -107,6 +108,8 @@ class Cuda:
         """`args`: the address in device memory of the kernel's words. A grid of 0 runs nothing."""
         if grid > 0:
             with self._here(), self.stream:
+                if shared > OPT_IN_SHARED and handle.max_dynamic_shared_size_bytes < shared:
+                    handle.max_dynamic_shared_size_bytes = shared
                 handle((grid,), (threads,), (np.int64(self._context.address), np.int64(args)), shared_mem=shared)
 
     def synchronize(self) -> None:

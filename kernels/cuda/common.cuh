@@ -1,4 +1,4 @@
-// What every kernel text starts from: stored types, errors, index arithmetic, cp.async, mma.sync. No header of CUDA is included.
+// What every kernel text starts from: stored types, errors, index arithmetic, cp.async. No header of CUDA is included.
 #pragma once
 typedef long long ix;
 typedef unsigned long long u64;
@@ -354,64 +354,4 @@ template <int N> __device__ __forceinline__ void async_copy(void* to, const void
 }
 __device__ __forceinline__ void async_commit() {}
 template <int PENDING> __device__ __forceinline__ void async_wait() {}
-#endif
-
-// ---- tensor cores: d = a b + c, a 16 x 16 by rows, b 16 x 8 by columns; registers as in the PTX ISA (m16n8k16, m16n8k8) -----------
-#ifdef GPUONNX_EMULATED
-#define MMA_LINE , int line = __builtin_LINE()
-inline void mma_f16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], const float (&c)[4] MMA_LINE) { emu_mma(emu_mma16<EmuHalf>, d, a, b, c, line); }
-inline void mma_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], const float (&c)[4] MMA_LINE) { emu_mma(emu_mma16<EmuBfloat>, d, a, b, c, line); }
-inline void mma_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], const float (&c)[4] MMA_LINE) { emu_mma(emu_mma_tf32, d, a, b, c, line); }
-inline int dot4_s8(int a, int b, int c) { for (int i = 0; i < 32; i += 8) c += (int)(signed char)(a >> i) * (int)(signed char)(b >> i); return c; }
-inline int dot4_u8s8(unsigned a, int b, int c) { for (int i = 0; i < 32; i += 8) c += (int)(unsigned char)(a >> i) * (int)(signed char)(b >> i); return c; }
-#else
-#define MMA_ASM(text)                                                                                                                        \
-  asm volatile(text " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};"                                                             \
-               : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])                                                                              \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]))
-template <class T, int DEPTH>
-__device__ __noinline__ void mma_by_shuffles(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], const float (&c)[4]) {
-  int lane = threadIdx.x & 31, g = lane >> 2, q = lane & 3, per = DEPTH == 16 ? 2 : 1;
-  float sum[4] = {c[0], c[1], c[2], c[3]};
-  for (int k = 0; k < DEPTH; ++k) {
-    int high = k >= DEPTH / 2, part = k % (DEPTH / 2), from = part / per, bit = part % per;
-    unsigned upper = __shfl_sync(~0u, a[high * 2], g * 4 + from), lower = __shfl_sync(~0u, a[high * 2 + 1], g * 4 + from);
-    unsigned left = __shfl_sync(~0u, b[high], q * 8 + from), right = __shfl_sync(~0u, b[high], q * 8 + 4 + from);
-    float x = T::widen(upper, bit), y = T::widen(lower, bit), u = T::widen(left, bit), v = T::widen(right, bit);
-    sum[0] += x * u, sum[1] += x * v, sum[2] += y * u, sum[3] += y * v;
-  }
-  for (int i = 0; i < 4; ++i) d[i] = sum[i];
-}
-struct PairBf16 { static __device__ float widen(unsigned w, int i) { return __uint_as_float((w >> 16 * i) << 16); } };
-struct OneF32 { static __device__ float widen(unsigned w, int) { return __uint_as_float(w); } };
-__device__ __forceinline__ void mma_f16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], const float (&c)[4]) {
-#if __CUDA_ARCH__ >= 800
-  MMA_ASM("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32");
-#else
-  float t[4];
-  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%7,%8,%9,%10};"
-               : "=f"(t[0]), "=f"(t[1]), "=f"(t[2]), "=f"(t[3]) : "r"(a[0]), "r"(a[1]), "r"(b[0]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
-  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%7,%8,%9,%10};"
-               : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3]) : "r"(a[2]), "r"(a[3]), "r"(b[1]), "f"(t[0]), "f"(t[1]), "f"(t[2]), "f"(t[3]));
-#endif
-}
-__device__ __forceinline__ void mma_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], const float (&c)[4]) {
-#if __CUDA_ARCH__ >= 800
-  MMA_ASM("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32");
-#else
-  mma_by_shuffles<PairBf16, 16>(d, a, b, c);
-#endif
-}
-__device__ __forceinline__ void mma_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], const float (&c)[4]) {
-#if __CUDA_ARCH__ >= 800
-  MMA_ASM("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32");
-#else
-  mma_by_shuffles<OneF32, 8>(d, a, b, c);
-#endif
-}
-__device__ __forceinline__ int dot4_s8(int a, int b, int c) { return __dp4a(a, b, c); }
-__device__ __forceinline__ int dot4_u8s8(unsigned a, int b, int c) {
-  asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(c) : "r"(a), "r"(b), "r"(c));
-  return c;
-}
 #endif

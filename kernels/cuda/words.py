@@ -11,6 +11,9 @@ from gpuonnx.ir.types import size
 from gpuonnx.kernels.contract import Arg, Layout, Ref
 
 
+SYMBOL = "KERNEL_SYMBOL"
+
+
 class Words:
     """Every use gets a word of its own, so that a text never depends on two sizes being equal by chance."""
 
@@ -25,9 +28,9 @@ class Words:
         """A stride or coefficient; 0 and 1 are facts of the text."""
         return str(d) if isinstance(d, int) and d in (0, 1) else self.word(d)
 
-    def declared(self) -> str:
-        """C++ declarations of all words, from `args`."""
-        return "".join(f"  const ix a{k} = args[{k}];\n" for k in range(len(self.args)))
+    def declared(self, first: int = 0, last: int | None = None, source: str = "args") -> str:
+        """C++ declarations of words `first` to `last` (all of them), from the array `source`."""
+        return "".join(f"  const ix a{k} = {source}[{k}];\n" for k in range(first, len(self.args) if last is None else last))
 
 
 @dataclass(frozen=True)

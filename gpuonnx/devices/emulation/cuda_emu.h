@@ -116,47 +116,60 @@ inline int __clzll(long long x) { return x ? __builtin_clzll((unsigned long long
 inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)((unsigned long long)a * b >> 32); }
 inline long long __mul64hi(long long a, long long b) { return (long long)((__int128)a * b >> 64); }
 inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) { return (unsigned long long)((unsigned __int128)a * b >> 64); }
+inline int __dp4a(int a, int b, int c) { for (int i = 0; i < 32; i += 8) c += (int)(signed char)(a >> i) * (int)(signed char)(b >> i); return c; }
+inline unsigned __dp4a(unsigned a, unsigned b, unsigned c) { for (int i = 0; i < 32; i += 8) c += (a >> i & 255) * (b >> i & 255); return c; }
 template <class T> inline T __ldg(const T* p) { return *p; }
 
 // ---- tensor cores: the register layouts of the PTX ISA -----------------------------------------------------------------
-struct EmuMma { float* d; const unsigned *a, *b; const float* c; };
+struct EmuHalf { UNCHECKED static float wide(unsigned w, int i) { return (float)emu_bits<_Float16>((uint16_t)(w >> 16 * i)); } };
+struct EmuBfloat { UNCHECKED static float wide(unsigned w, int i) { return __uint_as_float((w >> 16 * i) << 16); } };
+template <class T> struct EmuByte { UNCHECKED static int wide(unsigned w, int i) { return (typename T::raw)(w >> 8 * i); } };
+template <class S> struct EmuMma { S d[4]; unsigned a[4], b[2]; };
 
-template <class F> UNCHECKED inline void emu_mma_product(EmuMma** t, const float (*a)[16], const float (*b)[8], int depth) {
+template <class S, class A, class B, int PER> UNCHECKED inline void emu_mma_all(void** lanes, unsigned) {
+  auto t = (EmuMma<S>**)lanes;
+  static S a[16][8 * PER], b[8][8 * PER];
+  for (int l = 0; l < 32; ++l)
+    for (int i = 0; i < PER; ++i) {
+      const int g = l >> 2, k = (l & 3) * PER + i;
+      for (int r = 0; r < 4; ++r) a[g + (r & 1) * 8][k + (r >> 1) * 4 * PER] = A::wide(t[l]->a[r], i);
+      for (int r = 0; r < 2; ++r) b[g][k + r * 4 * PER] = B::wide(t[l]->b[r], i);
+    }
   for (int l = 0; l < 32; ++l)
     for (int i = 0; i < 4; ++i) {
-      int row = (l >> 2) + (i >> 1) * 8, column = (l & 3) * 2 + (i & 1);
-      float s = t[l]->c[i];
-      for (int k = 0; k < depth; ++k) s += a[row][k] * b[k][column];
+      const S *x = a[(l >> 2) + (i >> 1) * 8], *y = b[(l & 3) * 2 + (i & 1)];
+      S s = t[l]->d[i];
+      for (int k = 0; k < 8 * PER; ++k) s += x[k] * y[k];
       t[l]->d[i] = s;
     }
 }
-struct EmuHalf { UNCHECKED static float wide(unsigned w, int i) { return (float)emu_bits<_Float16>((uint16_t)(w >> 16 * i)); } };
-struct EmuBfloat { UNCHECKED static float wide(unsigned w, int i) { return __uint_as_float((w >> 16 * i) << 16); } };
+template <class S, class A, class B, int PER> UNCHECKED inline void emu_mma_run(S (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, int line) {
+  EmuMma<S> t{{d[0], d[1], d[2], d[3]}, {a[0], a[1], a[2], a[3]}, {b0, b1}};
+  emu_warp(EMU_MMA, line, ~0u, 0, 0, emu_mma_all<S, A, B, PER>, &t);
+  std::memcpy(d, t.d, sizeof d);
+}
+template <class F> inline void emu_mma(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, int line) { emu_mma_run<float, F, F, 2>(d, a, b0, b1, line); }
+template <class A, class B> inline void emu_mma_bytes(int (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, int line) {
+  emu_mma_run<int, EmuByte<A>, EmuByte<B>, 4>(d, a, b0, b1, line);
+}
 
-template <class F> UNCHECKED inline void emu_mma16(void** lanes, unsigned) {
-  auto t = (EmuMma**)lanes;
-  static float a[16][16], b[16][8];
-  for (int l = 0; l < 32; ++l) {
-    int g = l >> 2, q = l & 3;
-    for (int i = 0; i < 8; ++i) a[g + ((i >> 1) & 1) * 8][q * 2 + (i & 1) + (i >= 4) * 8] = F::wide(t[l]->a[i >> 1], i & 1);
-    for (int i = 0; i < 4; ++i) b[q * 2 + (i & 1) + (i >= 2) * 8][g] = F::wide(t[l]->b[i >> 1], i & 1);
-  }
-  emu_mma_product<F>(t, a, b, 16);
+// ldmatrix.x4: each lane reads its row, where bounds and races are looked for; then the rows are dealt out.
+struct EmuMatrices { uint16_t row[8]; unsigned r[4]; bool turned; };
+UNCHECKED inline void emu_matrices_all(void** lanes, unsigned) {
+  auto t = (EmuMatrices**)lanes;
+  for (int l = 0; l < 32; ++l)
+    for (int m = 0; m < 4; ++m) {
+      const int g = l >> 2, q = (l & 3) * 2;
+      const uint16_t low = t[l]->turned ? t[m * 8 + q]->row[g] : t[m * 8 + g]->row[q];
+      const uint16_t high = t[l]->turned ? t[m * 8 + q + 1]->row[g] : t[m * 8 + g]->row[q + 1];
+      t[l]->r[m] = low | (unsigned)high << 16;
+    }
 }
-UNCHECKED inline void emu_mma_tf32(void** lanes, unsigned) {
-  auto t = (EmuMma**)lanes;
-  static float a[16][16], b[16][8];
-  auto wide = [](unsigned w) { return __uint_as_float(w & 0xffffe000u); };
-  for (int l = 0; l < 32; ++l) {
-    int g = l >> 2, q = l & 3;
-    for (int i = 0; i < 4; ++i) a[g + (i & 1) * 8][q + (i >> 1) * 4] = wide(t[l]->a[i]);
-    for (int i = 0; i < 2; ++i) b[q + i * 4][g] = wide(t[l]->b[i]);
-  }
-  emu_mma_product<void>(t, a, b, 8);
-}
-UNCHECKED inline void emu_mma(EmuCollective fn, float (&d)[4], const unsigned* a, const unsigned* b, const float* c, int line) {
-  float out[4];
-  EmuMma t{out, a, b, c};
-  emu_warp(EMU_MMA, line, ~0u, 0, 0, fn, &t);
-  std::memcpy(d, out, sizeof out);
+inline void emu_load_matrices(unsigned (&r)[4], const void* row, bool turned, int line) {
+  if ((uintptr_t)row & 15) emu_fail("ldmatrix at line %d: the row at %p is misaligned", line, row);
+  EmuMatrices t;
+  for (int i = 0; i < 8; ++i) t.row[i] = ((const uint16_t*)row)[i];
+  t.turned = turned;
+  emu_warp(EMU_MMA, line, ~0u, 0, 0, emu_matrices_all, &t);
+  std::memcpy(r, t.r, sizeof r);
 }

@@ -101,9 +101,12 @@ static void access(const char* a, size_t n, bool write, bool atomic, void* pc) {
   if (check_level > 1) track(m, a, n, write, atomic, pc);
 }
 
-void check_copy(const AsyncCopy& copy, void* pc) {
+// The target may change at any time from the start of a copy to its wait: it is written at both, and unwritten between them.
+void check_copy(const AsyncCopy& copy, bool starting, void* pc) {
   if (copy.valid) access(copy.from, copy.valid, false, false, pc);
   access(copy.to, copy.bytes, true, false, pc);
+  Allocation* m = starting && check_level > 1 && !failed ? find(copy.to) : nullptr;
+  for (size_t i = 0; m && i < copy.bytes; ++i) m->cells[copy.to - m->p + i].write_launch = 0;
 }
 
 #define PC __builtin_return_address(0)

@@ -229,12 +229,15 @@ static void end_shared() {
   shared_end = shared_total = 0;
 }
 
-void check_copy(const AsyncCopy& copy, void* pc);
+void check_copy(const AsyncCopy& copy, bool starting, void* pc);
 
 extern "C" void emu_async_copy(void* to, const void* from, size_t bytes, size_t valid) {
   if (!current) emu_fail("an asynchronous copy in a kernel that was taken for one without");
   if ((uintptr_t)to % bytes || (valid && (uintptr_t)from % bytes)) emu_fail("cp.async of %zu bytes from %p to %p is misaligned", bytes, from, to);
-  current->copies.push_back({(char*)to, (const char*)from, bytes, valid, current->committed});
+  AsyncCopy copy{(char*)to, (const char*)from, bytes, valid, current->committed};
+  check_copy(copy, true, __builtin_return_address(0));
+  memset(to, 0xff, bytes);
+  current->copies.push_back(copy);
 }
 
 extern "C" void emu_async_commit() { ++current->committed; }
@@ -244,7 +247,7 @@ extern "C" void emu_async_wait(unsigned pending) {
   size_t done = 0;
   for (; done < copies.size() && copies[done].group + pending < current->committed; ++done) {
     auto& c = copies[done];
-    check_copy(c, __builtin_return_address(0));
+    check_copy(c, false, __builtin_return_address(0));
     memset(c.to, 0, c.bytes);
     memcpy(c.to, c.from, c.valid);
   }

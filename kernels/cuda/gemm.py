@@ -1,0 +1,122 @@
+"""Call "gemm": out[..., M, N] = epilogue(A[..., M, K] @ B[..., K, N]), any strides. float32 and float64 by FMA, halves by tensor cores."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gpuonnx.ir.dims import Dim
+from gpuonnx.ir.expr import index
+from gpuonnx.ir.types import compute, size
+from gpuonnx.kernels.contract import Build, Layout, Ref, Spec
+from gpuonnx.kernels.cuda.expression import C_TYPES, TAGS
+from gpuonnx.kernels.cuda.loops import same
+from gpuonnx.kernels.cuda.product import Axes, Text, Tile, choose, launches
+
+MMA = {"f16": "MmaF16", "bf16": "MmaBf16"}
+SLICE_BYTES, STAGES = 64, 4
+
+
+def supports(call: Spec) -> str | None:
+    a, b = call.inputs[0], call.inputs[1]
+    if a is None or b is None or len(a.shape) < 2 or len(b.shape) < 2:
+        return "gemm takes two matrices"
+    if a.dtype != b.dtype or a.dtype not in ("f32", "f64", *MMA):
+        return f"gemm of {a.dtype} and {b.dtype}"
+    return None
+
+
+def simt(dtype: str, height: int, width: int, depth: int, rows: int, columns: int, blocks: int) -> Tile:
+    """FMA: a thread makes rows x columns."""
+    text = f"Simt<{C_TYPES[dtype]}, {height}, {width}, {depth}, {rows}, {columns}>"
+    return Tile(f"{dtype}_{height}x{width}", text, height, width, depth, height // rows * (width // columns), blocks)
+
+
+def tensor(mma: str, name: str, shape: tuple[int, int, int, int], unit: int, by_k: tuple[bool, bool], blocks: int) -> Tile:
+    """Tensor cores: `shape` is the block's tile, then a warp's; `unit` bytes an element; by_k as in product.cuh."""
+    height, width, rows, columns = shape
+    text = f"Tensor<{mma}, {height}, {width}, {rows}, {columns}, {flag(by_k[0])}, {flag(by_k[1])}>"
+    threads = height // rows * (width // columns) * 32
+    shared = STAGES * (height + width) * SLICE_BYTES
+    return Tile(f"{name}_{height}x{width}", text, height, width, SLICE_BYTES // unit, threads, blocks, shared, "pool, whole, here, out, zeros")
+
+
+POOL = ("__shared__ __align__(16) Tile::raw pool[Tile::POOL];", "extern __shared__ __align__(128) char pool[];")
+BIG, SMALL = (128, 128, 64, 32), (64, 64, 32, 32)
+
+
+def flag(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def unit_stride(stride: Dim) -> bool:
+    return isinstance(stride, int) and stride == 1
+
+
+def axes_of(call: Spec) -> Axes:
+    """Batch axes over which A is one tall matrix and B the same are rows."""
+    a, b, out = call.inputs[0], call.inputs[1], call.outputs[0]
+    assert a is not None and b is not None
+    rank = len(out.shape)
+    first, row = rank - 2, rank - 2
+    left, right = strides_of(a, rank), strides_of(b, rank)
+    while first and same(right[first - 1], 0) and (same(left[first - 1], left[first] * out.shape[first]) or same(out.shape[first - 1], 1)):
+        first -= 1
+    return Axes(out.shape, tuple(range(first)), tuple(range(first, row + 1)), (rank - 1,), tuple(map(index, range(rank))))
+
+
+def strides_of(layout: Layout, rank: int) -> tuple[Dim, ...]:
+    """Strides by the output's axes, the last two being the matrix's own; a plain matrix serves every batch entry."""
+    return (0,) * (rank - len(layout.shape)) + tuple(layout.strides)
+
+
+def matrices(text: Text, call: Spec) -> None:
+    """Declare `left` and `right`."""
+    rank = len(call.outputs[0].shape)
+    names = text.split_batch(text.axes.batch)
+    for k, name in enumerate(("left", "right")):
+        layout = call.inputs[k]
+        assert layout is not None
+        strides = strides_of(layout, rank)
+        address = text.address(Ref("in", k), layout, [(names[a], strides[a]) for a in text.axes.batch])
+        row, depth = strides[-2:] if k == 0 else strides[:-3:-1]
+        text.line(f"const Matrix {name} = {{{address}, {text.words.stride(row)}, {text.words.stride(depth)}}};")
+
+
+def build(call: Spec) -> Build:
+    a, b = call.inputs[0], call.inputs[1]
+    assert a is not None and b is not None
+    axes, depth, dtype = axes_of(call), a.shape[-1], compute(a.dtype)
+    by_row = unit_stride(a.strides[-2]) and not unit_stride(a.strides[-1]), unit_stride(b.strides[-1])
+    big, small = tiles_of(a.dtype, (not by_row[0], not by_row[1]))
+    by_k = unit_stride(b.strides[-2]) and not by_row[1]
+    skinny = Tile(f"{a.dtype}_few", f"Skinny<{TAGS[a.dtype]}, {C_TYPES[dtype]}, {flag(by_k)}>", 4, 8 if by_k else 32, 32, 256, store="whole, here, out")
+
+    def body(text: Text, tile: Tile) -> None:
+        matrices(text, call)
+        if tile is skinny:
+            text.line("Tile tile;")
+            text.line("tile.run(extent, task, left, right);")
+        else:
+            multiply(text, tile, by_row)
+    return launches(call, axes, depth, dtype, choose(axes, depth, big, small, skinny), "gemm.cu", body)
+
+
+def tiles_of(stored: str, by_k: tuple[bool, bool]) -> tuple[Tile | None, Tile]:
+    """The large tile, if there is one, and the small one."""
+    if stored in MMA:
+        big, small = (tensor(MMA[stored], stored, shape, size(stored), by_k, 2) for shape in (BIG, SMALL))
+        return big, small
+    if stored == "f64":
+        return None, simt(stored, 64, 64, 16, 4, 4, 2)
+    return simt(stored, 128, 128, 8, 8, 8, 2), simt(stored, 64, 64, 16, 8, 4, 4)
+
+
+def multiply(text: Text, tile: Tile, by_row: Sequence[bool]) -> None:
+    """Declare `tile` and run its loop over `left` and `right`."""
+    text.line("Tile tile;")
+    kind = "MatrixChunks" if tile.shared else "MatrixSlice"
+    flags = [not x for x in by_row] if tile.shared else by_row
+    loads = [f"{kind}<Tile, Tile::{side}, {flag(f)}>({name}, task.{at}, extent.{at}s, task)"
+             for f, side, name, at in zip(flags, ("HEIGHT", "WIDTH"), ("left", "right"), ("row", "column"), strict=True)]
+    if tile.shared:
+        text.line("NoZeros zeros;")
+    text.line(f"{POOL[tile.shared > 0]} tile.run(pool, task, {', '.join(loads)}{', zeros' if tile.shared else ''});")
