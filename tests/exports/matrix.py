@@ -127,8 +127,7 @@ def compare(ours: Any, theirs: Any, export: Export, where: str) -> None:
         return
     if isinstance(theirs, dict):
         assert list(ours) == list(theirs), f"{where} has the keys {list(ours)}, expected {list(theirs)}"
-        compare(list(ours.values()), list(theirs.values()), export, where)
-        return
+        ours, theirs = (np.array(list(d.values()), np.float64) for d in (ours, theirs))
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     assert ours.shape == theirs.shape, f"{where} has shape {ours.shape}, expected {theirs.shape}"
     if theirs.dtype.kind in "OSU":

@@ -10,12 +10,12 @@ from torch import nn
 from torch.nn import functional as F
 
 
-@network()
+@network(one_size=("torchscript",))
 def multi_head_attention() -> Made:
     return Fn(lambda f, x, y: f(x, y, y), nn.MultiheadAttention(16, 4, batch_first=True)), [(t(2, 5, 16), t(2, 7, 16)), (t(3, 4, 16), t(3, 6, 16))]
 
 
-@network()
+@network(one_size=("torchscript",))
 def multi_head_attention_masked() -> Made:
     def f(layer: nn.Module, x: torch.Tensor, lengths: torch.Tensor) -> Any:
         padding = torch.arange(x.shape[1])[None] >= lengths[:, None]
@@ -23,22 +23,22 @@ def multi_head_attention_masked() -> Made:
     return Fn(f, nn.MultiheadAttention(16, 2, batch_first=True)), [(t(2, 5, 16), torch.tensor([5, 3])), (t(3, 7, 16), torch.tensor([2, 7, 5]))]
 
 
-@network()
+@network(one_size=("torchscript",))
 def transformer_encoder() -> Made:
     return nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), 2, enable_nested_tensor=False), [t(2, 5, 16), t(3, 9, 16)]
 
 
-@network()
+@network(one_size=("torchscript",))
 def transformer_encoder_norm_first() -> Made:
     return nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, activation="gelu", norm_first=True), 2, enable_nested_tensor=False), [t(5, 2, 16), t(8, 1, 16)]
 
 
-@network()
+@network(one_size=("torchscript",))
 def transformer_decoder() -> Made:
     return nn.TransformerDecoder(nn.TransformerDecoderLayer(16, 4, 32, batch_first=True), 1), [(t(2, 5, 16), t(2, 7, 16)), (t(1, 3, 16), t(1, 4, 16))]
 
 
-@network()
+@network(one_size=("torchscript",))
 def transformer() -> Made:
     class Translate(nn.Module):
         def __init__(self) -> None:

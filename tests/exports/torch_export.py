@@ -20,17 +20,26 @@ Made = tuple[torch.nn.Module, list[Any]]
 
 
 def network(*, rtol: float = 1e-4, atol: float = 1e-5, exporters: Sequence[str] = EXPORTERS, opset: int | None = None,
-            differs: Mapping[str, str] | None = None) -> Callable[[Callable[[], Made]], Callable[[], Made]]:
+            differs: Mapping[str, str] | None = None, one_size: Sequence[str] = ()) -> Callable[[Callable[[], Made]], Callable[[], Made]]:
     """Declare a network: a function that gives a module and a list of argument tuples (or single tensors), one a size.
 
-    differs: by exporter, why its file does not mean what the network does; ONNX Runtime's answer is the expected one then."""
+    differs: by exporter, why its file does not mean what the network does; ONNX Runtime's answer is the expected one then.
+    one_size: exporters that write sizes down as constants here, so that the first set alone is run."""
     def declare(make: Callable[[], Made]) -> Callable[[], Made]:
         for exporter in exporters:
             def build(exporter: str = exporter) -> matrix.Export:
-                return export(make, exporter, opset, rtol, atol)
+                return export(first(make) if exporter in one_size else make, exporter, opset, rtol, atol)
             matrix.add(make.__module__, matrix.Case("PyTorch", f"{make.__name__}-{exporter}", build, (differs or {}).get(exporter)))
         return make
     return declare
+
+
+def first(make: Callable[[], Made]) -> Callable[[], Made]:
+    """The network at its first size only."""
+    def one() -> Made:
+        module, sets = make()
+        return module, sets[:1]
+    return one
 
 
 def export(make: Callable[[], Made], exporter: str, opset: int | None, rtol: float, atol: float) -> matrix.Export:

@@ -28,7 +28,7 @@ def mobilenet_half() -> Made:
     return in_type(torch_images.mobilenet_v3(), torch.float16)
 
 
-@network(**HALF)
+@network(one_size=("torchscript",), **HALF)
 def encoder_half() -> Made:
     return in_type(torch_attention.transformer_encoder(), torch.float16)
 
@@ -78,7 +78,7 @@ def unet_double() -> Made:
     return in_type(torch_images.unet_transposed(), torch.float64)
 
 
-@network()
+@network(one_size=("torchscript",))
 def encoder_double() -> Made:
     return in_type(torch_attention.transformer_encoder(), torch.float64)
 
@@ -127,7 +127,7 @@ def small_integers() -> Made:
 
 @network()
 def int32_indices() -> Made:
-    return Fn(lambda e, i: (e(i), i * 2, i.cumsum(1), i.float().mean(1)), nn.Embedding(10, 4)), [ints(10, 2, 3).int(), ints(10, 4, 5).int()]
+    return Fn(lambda e, i: (e(i), i * 2, i.float().mean(1)), nn.Embedding(10, 4)), [ints(10, 2, 3).int(), ints(10, 4, 5).int()]
 
 
 @network()
