@@ -189,7 +189,10 @@ class Random:
 
     def sliced(self, t: b.Tensor) -> b.Tensor:
         known = [a for a, s in enumerate(t.shape) if isinstance(s, int) and s > 1]
-        return t.slice(known[0], t.shape[known[0]] - 1, 2, -1) if known else t + t
+        if not known:
+            return t + t
+        at = self.pick(known)
+        return t.slice(at, t.shape[at] - 1, 2, -1) if self.random.random() < 0.5 else t.slice(at, 0, t.shape[at] - 1)
 
     def joined(self, t: b.Tensor) -> b.Tensor:
         return b.concat([t, b.elementwise("neg", t)], self.axis(t)) if t.rank else t

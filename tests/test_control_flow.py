@@ -201,3 +201,43 @@ def test_a_loop_ends_by_its_condition_and_by_its_limit() -> None:
     session = agree(text, {"x": np.array(1.5, np.float32)})
     with pytest.raises(gpuonnx.Cancelled, match="timeout"):
         session.run({"x": np.array(0.0, np.float32)}, timeout=0.05)
+
+
+FUNCTIONS = '<ir_version: 9, opset_import: ["" : 18, "own" : 1]>\n'
+
+
+def test_a_function_with_branches_of_different_ranks() -> None:
+    """What follows the branch inside the function, and the function's caller, are lowered once the rank is known."""
+    model = onnx.parser.parse_model(FUNCTIONS + """
+    g (float[N] x) => (float[M] y) { twice = own.Outer (x)  y = Neg (twice) }
+    <domain: "own", opset_import: ["" : 18, "own" : 1]>
+    Outer (a) => (c) { b = own.Inner (a)  c = Add (b, b) }
+    <domain: "own", opset_import: ["" : 18]>
+    Inner (a) => (b) {
+      zero = Constant <value: tensor = float {0}> ()
+      total = ReduceSum <keepdims: int = 0> (a)
+      positive = Greater (total, zero)
+      minus = Constant <value: tensor = int64[2] {-1, 1}> ()
+      one = Constant <value: tensor = float {1}> ()
+      z = If (positive) <then_branch = t () => (float[P] p) { p = Identity (a) }, else_branch = e () => (float[Q, 1] q) { q = Reshape (a, minus) }>
+      b = Add (z, one)
+    }""")
+    session = gpuonnx.load(model)
+    for x in (np.float32([1, 2]), np.float32([-1, -2, -3]), np.float32([4])):
+        want = -2 * ((x if x.sum() > 0 else x.reshape(-1, 1)) + 1)
+        np.testing.assert_array_equal(session.run(x)["y"], want)
+
+
+def test_an_attribute_of_a_function_read_in_a_branch() -> None:
+    model = onnx.parser.parse_model(FUNCTIONS + """
+    g (float[N] x) => (float[N] y) { y = own.Leaky <slope: float = 0.5> (x) }
+    <domain: "own", opset_import: ["" : 18]>
+    Leaky <slope> (a) => (b) {
+      zero = Constant <value: tensor = float {0}> ()
+      total = ReduceSum <keepdims: int = 0> (a)
+      positive = Greater (total, zero)
+      b = If (positive) <then_branch = t () => (float[P] p) { p = LeakyRelu <alpha: float = @slope> (a) }, else_branch = e () => (float[Q] q) { q = Neg (a) }>
+    }""")
+    session = gpuonnx.load(model)
+    np.testing.assert_array_equal(session.run(np.float32([-1, 4]))["y"], np.float32([-0.5, 4]))
+    np.testing.assert_array_equal(session.run(np.float32([-6, 4]))["y"], np.float32([6, -4]))

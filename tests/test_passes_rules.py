@@ -61,6 +61,12 @@ def test_views_run_nothing_and_compose() -> None:
     assert kinds(everything(built(CUBE, turned))) == ["Map"]
 
 
+def test_the_first_part_of_an_axis_is_no_reshape() -> None:
+    graph = built({"x": ("f32", ("N", 3, 8))}, lambda x: [x.slice(2, 0, 4).reshape(x.shape[0], 6, 2)])
+    x = np.arange(48, dtype=np.float32).reshape(2, 3, 8)
+    np.testing.assert_array_equal(run(everything(graph), [x])[0], x[:, :, :4].reshape(2, 6, 2))
+
+
 def test_what_costs_much_is_not_computed_again_in_a_broadcast() -> None:
     def spread(x: b.Tensor) -> list[b.Tensor]:
         return [b.elementwise("exp", x.slice(0, 0, 1)) + x]

@@ -37,8 +37,49 @@ def body(frame: Frame, name: str, graph: onnx.GraphProto, given: Sequence[InputI
             tensors.append(t)
             infos.append(info_of(outer, t))
     outputs = tuple(input_info(o) for o in graph.output)
-    procedure = Procedure(name, tuple(graph.node), tuple(infos), tuple(o.name for o in graph.output), constants, frame.environment, outputs)
+    procedure = Procedure(name, bound(graph.node, frame.attributes), tuple(infos), tuple(o.name for o in graph.output), constants, frame.environment, outputs)
     return procedure, tensors
+
+
+def bound(nodes: Sequence[onnx.NodeProto], attributes: Mapping[str, Any]) -> tuple[onnx.NodeProto, ...]:
+    """The nodes of a function's body with the attributes of its call in place of the names, in sub-graphs too."""
+    import onnx
+    if not attributes:
+        return tuple(nodes)
+    out = []
+    for node in nodes:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.ClearField("attribute")
+        for a in node.attribute:
+            if not a.ref_attr_name:
+                made = copy.attribute.add()
+                made.CopyFrom(a)
+                for graph in [made.g] if made.HasField("g") else list(made.graphs):
+                    inner = bound(graph.node, attributes)
+                    graph.ClearField("node")
+                    graph.node.extend(inner)
+            elif (value := attributes.get(a.ref_attr_name)) is not None:
+                value = onnx.numpy_helper.from_array(value) if a.type == onnx.AttributeProto.TENSOR else value
+                copy.attribute.append(onnx.helper.make_attribute(a.name, value, attr_type=a.type))
+        out.append(copy)
+    return tuple(out)
+
+
+def apart(frame: Frame, name: str, function: Any, inputs: Sequence[Tensor | None], attributes: Mapping[str, Any]) -> Results:
+    """A function as a program of its own, an If with one way to go: what it makes may decide how it goes on inside."""
+    owner = builder()
+    present = {n: t for n, t in zip(function.input, inputs, strict=True) if t is not None}
+    constants: dict[str, Any] = {n: owner.constants[t.value] for n, t in present.items() if t.value in owner.constants}
+    given = {n: t for n, t in present.items() if n not in constants}
+    infos = tuple(info_of(n, t) for n, t in given.items())
+    procedure = Procedure(f"{owner.origin}/{name}", bound(function.node, attributes), infos, tuple(function.output), constants, frame.environment,
+                          tuple(InputInfo(o, "undefined", None) for o in function.output))
+    outputs = made(result_types(procedure, list(given.values())) or declared(procedure), "function")
+    places = tuple(range(1, 1 + len(given)))
+    values = (constant(True).value, *(t.value for t in given.values()))
+    owner.add(g.If(values, outputs, bodies=(procedure, procedure), captures=(places, places), origins=owner.origins))
+    return [Tensor(v, owner) for v in outputs]
 
 
 def info_of(name: str, t: Tensor) -> InputInfo:

@@ -32,12 +32,14 @@ class Lowered:
 
 @dataclass(frozen=True)
 class Frame:
-    """Where nodes are being lowered: names in scope, opsets, attributes of the enclosing function call."""
+    """Where nodes are being lowered: names in scope, opsets, attributes of the enclosing function call; whether a function
+    called here becomes a program of its own."""
 
     scope: MutableMapping[str, Tensor | None]
     environment: Environment
     attributes: Mapping[str, Any] = field(default_factory=dict)
     prefix: str = ""
+    apart: bool = False
 
 
 def lower(procedure: Procedure, arguments: Sequence[Argument]) -> Lowered:
@@ -54,14 +56,30 @@ def lower(procedure: Procedure, arguments: Sequence[Argument]) -> Lowered:
                 lower_node(frame, node)
             except NeedsRun as question:
                 del owner.nodes[mark:]
-                if mark == 0:
-                    raise ModelError(f"{describe(node)}: {question} cannot be known before the run") from question
-                return _cut(procedure, owner, inputs, scope, position)
-            if any(t is not None and not t.is_tensor and is_tensor(t.dtype) for t in (scope.get(n) for n in node.output if n)):
+                if mark != 0:
+                    return _cut(procedure, owner, inputs, scope, position)
+                _lower_apart(frame, node, question)
+            if any(_of_free_rank(scope.get(n)) for n in node.output if n):
                 return _cut(procedure, owner, inputs, scope, position + 1)
         outputs = [_output(scope, name, procedure) for name in procedure.outputs]
         graph = owner.finish([t.value for t in inputs], [t.value for t in outputs])
     return Lowered(graph, tuple(owner.predicates.items()))
+
+
+def _of_free_rank(t: Tensor | None) -> bool:
+    return t is not None and not t.is_tensor and (is_tensor(t.dtype) or t.dtype == "undefined")
+
+
+def _lower_apart(frame: Frame, node: onnx.NodeProto, question: NeedsRun) -> None:
+    """Lower a function that asks for what it makes itself. Raises ModelError for anything else that asks so."""
+    from gpuonnx.ir.build import builder
+    owner = builder()
+    try:
+        lower_node(replace(frame, apart=True), node)
+    except NeedsRun:
+        del owner.nodes[:]
+    if not owner.nodes:
+        raise ModelError(f"{describe(node)}: {question} cannot be known before the run") from question
 
 
 def _output(scope: Mapping[str, Tensor | None], name: str, procedure: Procedure) -> Tensor:
@@ -251,8 +269,12 @@ def call_function(frame: Frame, function: Any, node: onnx.NodeProto, inputs: Seq
     opsets = {registry.ALIASES.get(o.domain, o.domain): o.version for o in function.opset_import} or frame.environment.opsets
     inner = Frame(scope, replace(frame.environment, opsets={**frame.environment.opsets, **opsets}), {**defaults, **attributes},
                   f"{frame.prefix or describe(node)}/{node.op_type}" if frame.prefix else builder().origin)
+    if frame.apart:
+        return list(control.apart(inner, function.name, function, padded, inner.attributes)[:len(node.output)])
     for step in function.node:
         lower_node(inner, step)
+        if unknown := [o for o in step.output if o and _of_free_rank(scope.get(o))]:
+            raise NeedsRun(f"the rank of {unknown[0]} in {function.name}")
     return [scope.get(name) for name in function.output[:len(node.output)]]
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from gpuonnx.ir import dims as d
 from gpuonnx.ir import graph as g
+from gpuonnx.ir.build import product
 from gpuonnx.ir.dims import Dim
 from gpuonnx.ir.expr import Expr, dim, index
 
@@ -102,10 +103,9 @@ def source_indices(view: g.View, indices: Sequence[Expr]) -> tuple[Expr, ...]:
 
 
 def is_reshape(view: g.View) -> bool:
-    """Whether the view keeps the row-major order of all elements."""
-    if view.index is None:
-        return True
-    return view.index == split_index(view.inputs[0].dims, view.out.dims)
+    """Whether the view has all elements of its input, in row-major order."""
+    old, new = view.inputs[0].dims, view.out.dims
+    return view.index is None or same(product(old), product(new)) and view.index == split_index(old, new)
 
 
 def is_identity(indices: Sequence[Expr], shape: Sequence[Dim]) -> bool:

@@ -178,6 +178,7 @@ def argument_of(value: Any, dtype: str) -> Argument:
     """What lowering may know of an input."""
     if not isinstance(value, np.ndarray):
         return Argument(dtype, None)
+    dtype = types.of_numpy(value.dtype) if dtype == "undefined" else dtype
     small = value.size <= SMALL_ELEMENTS and (value.dtype.kind in "iub" or value.dtype == np.float32)
     return Argument(dtype, tuple(value.shape), value if small else None)
 

@@ -1,0 +1,80 @@
+"""Keras networks: `network` exports what the function gives with Keras' own export (tf2onnx below it); `function` exports a tf.function."""
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+from exports import matrix  # noqa: E402
+
+Made = tuple[Any, list[Any]]
+
+
+def network(make: Callable[[], Made]) -> Callable[[], Made]:
+    """Declare a network: a function that gives a Keras model and a list of inputs (arrays or lists of arrays), one a size."""
+    matrix.add(make.__module__, matrix.Case("Keras", make.__name__, lambda: export(make)))
+    return make
+
+
+def function(make: Callable[[], Made]) -> Callable[[], Made]:
+    """Declare a function of tensors: it and a list of argument lists."""
+    matrix.add(make.__module__, matrix.Case("Keras", make.__name__, lambda: export_function(make)))
+    return make
+
+
+def export(make: Callable[[], Made]) -> matrix.Export:
+    keras.utils.set_random_seed(1)
+    model, sets = make()
+    sets = [s if isinstance(s, list) else [s] for s in sets]
+    outputs = [flat(model(s if len(s) > 1 else s[0], training=False)) for s in sets]
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = Path(folder, "model.onnx")
+        try:
+            model.export(str(path), format="onnx", verbose=False)
+        except Exception as refusal:
+            raise matrix.NotExported(f"{type(refusal).__name__}: {(str(refusal).strip() or '?').splitlines()[0][:200]}") from refusal
+        return paired(path.read_bytes(), sets, outputs)
+
+
+def export_function(make: Callable[[], Made]) -> matrix.Export:
+    import tf2onnx
+    tf.random.set_seed(1)
+    call, sets = make()
+    sets = [s if isinstance(s, list) else [s] for s in sets]
+    outputs = [flat(call(*map(tf.constant, s))) for s in sets]
+    first = sets[0]
+    signature = [tf.TensorSpec([n if all(s[k].shape[a] == n for s in sets) else None for a, n in enumerate(x.shape)], x.dtype, name=f"x{k}") for k, x in enumerate(first)]
+    try:
+        proto, _ = tf2onnx.convert.from_function(tf.function(call), input_signature=signature, opset=18)
+    except Exception as refusal:
+        raise matrix.NotExported(f"{type(refusal).__name__}: {(str(refusal).strip() or '?').splitlines()[0][:200]}") from refusal
+    return paired(proto.SerializeToString(), sets, outputs)
+
+
+def paired(model: bytes, sets: list[list[np.ndarray]], outputs: list[list[Any]]) -> matrix.Export:
+    import onnx
+    names = [i.name for i in onnx.load_from_string(model).graph.input]
+    return matrix.Export(model, [dict(zip(names, s, strict=True)) for s in sets], outputs, atol=2e-5)
+
+
+def flat(answer: Any) -> list[np.ndarray]:
+    return [np.asarray(x) for x in matrix.arrays(answer if isinstance(answer, (list, tuple, dict)) else [answer])]
+
+
+def x(*shape: int) -> np.ndarray:
+    """Normal values."""
+    return np.random.default_rng(shape[0]).normal(size=shape).astype(np.float32)
+
+
+def ints(high: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(shape[0]).integers(0, high, shape).astype(np.int32)

@@ -1,0 +1,153 @@
+"""Models that other frameworks export: the table of families, what an export is, and what makes one right."""
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+KEEP = "GPUONNX_EXPORTS_KEEP"
+DEVICE = "GPUONNX_EXPORTS_DEVICE"
+
+
+@dataclass(frozen=True)
+class Family:
+    """Networks of one world that one module declares, and the packages that it needs."""
+
+    world: str
+    module: str
+    needs: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.module.rpartition(".")[2]
+
+    def missing(self) -> str | None:
+        """A reason where the family cannot be exported here."""
+        absent = [name for name in self.needs if find_spec(name) is None]
+        return f"{self.module} needs {', '.join(absent)}: pip install -e '.[exports]'" if absent else None
+
+
+@dataclass
+class Export:
+    """A model with inputs by name, in sets of different sizes, and the framework's own outputs for each set; `left_out`: outputs
+    that the exporter refused, with its reasons."""
+
+    model: bytes
+    inputs: list[dict[str, Any]]
+    outputs: list[list[Any]]
+    rtol: float = 1e-4
+    atol: float = 1e-5
+    left_out: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One export; `make` makes it. `differs` says why the framework's answer is not the file's: ONNX Runtime's is taken then."""
+
+    world: str
+    name: str
+    make: Callable[[], Export] = field(repr=False)
+    differs: str | None = None
+
+
+class NotExported(Exception):
+    """The framework's exporter refused; the message is its own."""
+
+
+TORCH, SKLEARN, KERAS = ("torch", "onnxscript"), ("sklearn", "skl2onnx"), ("keras", "tensorflow", "tf2onnx")
+FAMILIES = [
+    *(Family("PyTorch", f"exports.torch_{name}", TORCH) for name in (
+        "images", "layers", "shapes", "indexing", "recurrent", "attention", "detection", "graphs", "control", "types")),
+    Family("PyTorch", "exports.torch_transformers", (*TORCH, "transformers")),
+    Family("PyTorch", "exports.torch_quantized", (*TORCH, "onnxruntime")),
+    *(Family("scikit-learn", f"exports.sklearn_{name}", SKLEARN) for name in ("estimators", "pipelines")),
+    Family("scikit-learn", "exports.sklearn_boosting", (*SKLEARN, "onnxmltools", "lightgbm", "xgboost")),
+    Family("Keras", "exports.keras_networks", KERAS),
+]
+CASES: dict[str, list[Case]] = {}
+
+
+def add(module: str, case: Case) -> None:
+    known = CASES.setdefault(module, [])
+    assert all(other.name != case.name for other in known), f"{case.name} is declared twice"
+    known.append(case)
+
+
+def cases(family: Family) -> list[Case]:
+    """The family's cases; imports its module."""
+    import_module(family.module)
+    return CASES.get(family.module, [])
+
+
+def exported(family: Family, case: Case) -> Export:
+    """Export, or take what an earlier run kept in the folder that GPUONNX_EXPORTS_KEEP names (empty it to export again)."""
+    folder = os.environ.get(KEEP)
+    if not folder:
+        return case.make()
+    path = Path(folder) / f"{family.name}-{case.name}.pickle"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(pickle.dumps(case.make()))
+    return pickle.loads(path.read_bytes())
+
+
+def check(case: Case, export: Export) -> Any:
+    """Run every set of inputs in one session and compare; gives the session. Raises AssertionError for a difference."""
+    import gpuonnx
+    session = gpuonnx.load(export.model, device=os.environ.get(DEVICE, "cpu"))
+    for inputs, wanted in zip(export.inputs, expected(case, export), strict=True):
+        given = list(session.run(inputs).values())
+        assert len(given) == len(wanted), f"{len(given)} outputs, expected {len(wanted)}"
+        for number, (ours, theirs) in enumerate(zip(given, wanted, strict=True)):
+            compare(ours, theirs, export, f"output {number}")
+    return session
+
+
+def expected(case: Case, export: Export) -> list[list[Any]]:
+    if case.differs is None:
+        return export.outputs
+    import onnxruntime
+    session = onnxruntime.InferenceSession(export.model, providers=["CPUExecutionProvider"])
+    return [session.run(None, inputs) for inputs in export.inputs]
+
+
+def compare(ours: Any, theirs: Any, export: Export, where: str) -> None:
+    """Shapes, then types, then values; lists of maps key by key."""
+    if isinstance(theirs, (list, tuple)):
+        assert len(ours) == len(theirs), f"{where} has {len(ours)} items, expected {len(theirs)}"
+        for number, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            compare(a, b, export, f"{where}[{number}]")
+        return
+    if isinstance(theirs, dict):
+        assert list(ours) == list(theirs), f"{where} has the keys {list(ours)}, expected {list(theirs)}"
+        ours, theirs = (np.array(list(d.values()), np.float64) for d in (ours, theirs))
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    assert ours.shape == theirs.shape, f"{where} has shape {ours.shape}, expected {theirs.shape}"
+    if theirs.dtype.kind in "OSU":
+        assert ours.astype(str).tolist() == theirs.astype(str).tolist(), where
+        return
+    assert ours.dtype == theirs.dtype, f"{where} has type {ours.dtype}, expected {theirs.dtype}"
+    if theirs.dtype.kind not in "biufc":
+        ours, theirs = ours.astype(np.float32), theirs.astype(np.float32)
+    scale = float(np.nanmax(np.abs(theirs[np.isfinite(theirs)]), initial=0)) if theirs.dtype.kind in "fc" else 0.0
+    np.testing.assert_allclose(ours, theirs, rtol=export.rtol, atol=export.atol * max(scale, 1), err_msg=where)
+
+
+def arrays(values: Sequence[Any]) -> list[Any]:
+    """Outputs as NumPy arrays, nested tuples flattened, None left out."""
+    flat: list[Any] = []
+    for value in values:
+        if isinstance(value, dict):
+            flat.extend(arrays(list(value.values())))
+        elif isinstance(value, (tuple, list)):
+            flat.extend(arrays(value))
+        elif value is not None:
+            flat.append(np.asarray(value))
+    return flat

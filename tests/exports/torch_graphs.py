@@ -1,0 +1,152 @@
+"""PyTorch: networks on graphs: messages along edges, gathered by node."""
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from exports.torch_export import INDEX_ADD, Fn, Made, ints, network, t
+from torch import nn
+
+
+def graphs(width: int, *more: int) -> list[Any]:
+    """Nodes, edges [2,E], and a feature an edge for each width in `more`, in two sizes."""
+    return [(t(n, width), torch.stack([ints(n, e), ints(n, e)]), *(t(e, m) for m in more)) for n, e in ((6, 14), (9, 30))]
+
+
+class Convolution(nn.Module):
+    """Messages divided by the root of both degrees."""
+
+    def __init__(self, i: int, o: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(i, o)
+
+    def forward(self, x: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
+        loops = torch.arange(x.shape[0])
+        source, target = torch.cat([edges[0], loops]), torch.cat([edges[1], loops])
+        degree = torch.zeros(x.shape[0]).index_add(0, target, torch.ones(target.shape[0]))
+        scale = degree.clamp(min=1).rsqrt()
+        return torch.zeros(x.shape[0], self.linear.out_features).index_add(0, target, self.linear(x)[source] * (scale[source] * scale[target])[:, None])
+
+
+@network(differs={"torchscript": INDEX_ADD})
+def graph_convolution() -> Made:
+    class Gcn(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = Convolution(5, 8), Convolution(8, 3)
+
+        def forward(self, x: torch.Tensor, edges: torch.Tensor) -> Any:
+            return self.b(self.a(x, edges).relu(), edges).log_softmax(-1)
+    return Gcn(), graphs(5)
+
+
+@network(differs={"torchscript": INDEX_ADD})
+def graph_attention() -> Made:
+    class Gat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.a, self.b = nn.Linear(5, 8), nn.Parameter(t(8)), nn.Parameter(t(8))
+
+        def forward(self, x: torch.Tensor, edges: torch.Tensor) -> Any:
+            h, (source, target) = self.linear(x), edges.unbind(0)
+            e = nn.functional.leaky_relu((h @ self.a)[source] + (h @ self.b)[target], 0.2)
+            top = torch.full((x.shape[0],), -1e9).scatter_reduce(0, target, e, "amax")
+            e = (e - top[target]).exp()
+            total = torch.zeros(x.shape[0]).index_add(0, target, e)
+            return torch.zeros(x.shape[0], 8).index_add(0, target, h[source] * (e / (total[target] + 1e-9))[:, None])
+    return Gat(), graphs(5)
+
+
+@network()
+def sage_maximum() -> Made:
+    class Sage(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own, self.other = nn.Linear(5, 4), nn.Linear(5, 4)
+
+        def forward(self, x: torch.Tensor, edges: torch.Tensor) -> Any:
+            near = x[edges[0]]
+            most = torch.full_like(x, -1e4).scatter_reduce(0, edges[1][:, None].expand(-1, x.shape[1]), near, "amax")
+            return self.own(x) + self.other(torch.where(most > -1e4, most, 0.0))
+    return Sage(), graphs(5)
+
+
+@network()
+def message_passing() -> Made:
+    class Messages(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.message, self.update = nn.Sequential(nn.Linear(5 + 5 + 2, 8), nn.ReLU(), nn.Linear(8, 6)), nn.GRUCell(6, 5)
+
+        def forward(self, x: torch.Tensor, edges: torch.Tensor, features: torch.Tensor) -> Any:
+            for _ in range(2):
+                m = self.message(torch.cat([x[edges[0]], x[edges[1]], features], 1))
+                x = self.update(torch.zeros(x.shape[0], 6).scatter_add(0, edges[1][:, None].expand_as(m), m), x)
+            return x
+    return Messages(), graphs(5, 2)
+
+
+@network(differs={"torchscript": INDEX_ADD})
+def graph_pooling() -> Made:
+    def f(x: torch.Tensor, group: torch.Tensor) -> Any:
+        count = torch.zeros(3).index_add(0, group, torch.ones(group.shape[0]))
+        total = torch.zeros(3, x.shape[1]).index_add(0, group, x)
+        return total, total / count.clamp(min=1)[:, None], count
+    return Fn(f), [(t(7, 4), torch.tensor([0, 0, 1, 1, 1, 2, 2])), (t(4, 4), torch.tensor([0, 1, 1, 2]))]
+
+
+@network()
+def adjacency_dense() -> Made:
+    def f(x: torch.Tensor, edges: torch.Tensor) -> Any:
+        n = x.shape[0]
+        a = torch.zeros(n * n).index_add(0, edges[0] * n + edges[1], torch.ones(edges.shape[1])).view(n, n).clamp(max=1)
+        return a, (a + torch.eye(n)) @ x, a.sum(1)
+    return Fn(f), graphs(4)
+
+
+@network(differs={"torchscript": INDEX_ADD})
+def equivariant_coordinates() -> Made:
+    class Egnn(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.edge, self.move = nn.Sequential(nn.Linear(9, 8), nn.SiLU()), nn.Linear(8, 1)
+
+        def forward(self, h: torch.Tensor, edges: torch.Tensor, x: torch.Tensor) -> Any:
+            d = x[edges[0]] - x[edges[1]]
+            m = self.edge(torch.cat([h[edges[0]], h[edges[1]], d.square().sum(1, keepdim=True)], 1))
+            return x.index_add(0, edges[0], d * self.move(m)), torch.zeros(h.shape[0], 8).index_add(0, edges[0], m)
+    return Egnn(), [(t(n, 4), torch.stack([ints(n, e), ints(n, e)]), t(n, 3)) for n, e in ((6, 14), (9, 30))]
+
+
+@network()
+def point_net() -> Made:
+    return Fn(lambda a, b, x: (b(a(x).max(1)[0]), torch.cdist(x, x).topk(3, -1, largest=False)[1]), nn.Sequential(nn.Linear(3, 16), nn.ReLU()), nn.Linear(16, 4)), [t(2, 10, 3), t(1, 15, 3)]
+
+
+@network()
+def recommender() -> Made:
+    class Factors(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.user, self.item, self.head = nn.Embedding(20, 8), nn.Embedding(30, 8), nn.Sequential(nn.Linear(17, 8), nn.ReLU(), nn.Linear(8, 1))
+
+        def forward(self, user: torch.Tensor, item: torch.Tensor) -> Any:
+            u, v = self.user(user), self.item(item)
+            return self.head(torch.cat([u, v, (u * v).sum(-1, keepdim=True)], -1)).sigmoid().squeeze(-1)
+    return Factors(), [(ints(20, 4), ints(30, 4)), (ints(20, 9), ints(30, 9))]
+
+
+@network()
+def deep_and_wide() -> Made:
+    class Wide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bags = nn.ModuleList(nn.Embedding(10, 4) for _ in range(3))
+            self.bottom, self.top = nn.Linear(5, 4), nn.Linear(4 + 6, 1)
+
+        def forward(self, dense: torch.Tensor, which: torch.Tensor) -> Any:
+            z = torch.stack([self.bottom(dense), *(bag(which[:, k]) for k, bag in enumerate(self.bags))], 1)
+            pairs = z @ z.transpose(-2, -1)
+            i, j = torch.tril_indices(4, 4, -1)
+            return self.top(torch.cat([z[:, 0], pairs[:, i, j]], 1)).sigmoid()
+    return Wide(), [(t(3, 5), ints(10, 3, 3)), (t(8, 5), ints(10, 8, 3))]
