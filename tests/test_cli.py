@@ -151,7 +151,7 @@ def test_ops(capsys: Captured) -> None:
     assert lines[0].startswith("| domain") and any(line.startswith("| ai.onnx | Conv |") for line in lines)
     rows = {(row.domain, row.name): row for row in ops.rows()}
     assert rows["", "Softmax"].fused and rows["", "Softmax"].types == ("float16", "float", "double", "bfloat16")
-    assert rows["", "LSTM"].kernels == ("gemm", "lstm") and not rows["", "LSTM"].fused
+    assert "lstm" in rows["", "LSTM"].kernels and not rows["", "LSTM"].fused
     assert rows["com.microsoft", "FusedConv"].kernels == ("conv",) and rows["", "SequenceAt"].how == "Python on the host"
     assert rows["ai.onnx.ml", "SVMClassifier"].kernels == ("coupling", "gemm")
     assert not any(row.without_cuda for row in rows.values())

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gpuonnx.codegen.cuda_nest import SYMBOL, THREADS, Operand, kernel_of, numpy_type
+from gpuonnx.codegen.cuda_nest import THREADS, Operand, kernel_of, numpy_type
 from gpuonnx.ir.dims import Dim, floordiv
 from gpuonnx.ir.expr import Expr, const, guard, postorder
 from gpuonnx.ir.graph import Fold, Nest, Store
 from gpuonnx.kernels.contract import Step
 from gpuonnx.kernels.cuda.expression import C_TYPES, TAGS, Writer, conversion
-from gpuonnx.kernels.cuda.words import Access, Words, access
+from gpuonnx.kernels.cuda.words import SYMBOL, Access, Words, access
 
 TILE, DEPTH, EACH = 64, 16, 4
 
