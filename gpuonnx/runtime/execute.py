@@ -15,6 +15,7 @@ from gpuonnx.planner.place import HOST
 from gpuonnx.runtime.deadline import current_deadline
 from gpuonnx.runtime.frame import Frame, check_out, room
 from gpuonnx.runtime.host_ml import HOST_FUNCTIONS
+from gpuonnx.runtime.spin import FEWEST_TURNS, Turns
 
 if TYPE_CHECKING:
     from gpuonnx.runtime.variants import Context, Variant
@@ -196,26 +197,35 @@ class Runner:
         limit = None if segment.trip is None else int(np.asarray(self.frame.value(segment.trip)).reshape(()))
         going = True if segment.condition is None else bool(np.asarray(self.frame.value(segment.condition)).reshape(()))
         captures = [self._lent(t) for t in segment.captures]
-        state = [self._lent(t) for t in segment.carried]
-        count = len(state)
-        scans: list[list[Any]] = [[] for _ in segment.outputs[count:]]
-        turn, deadline, held = 0, current_deadline.get(), self.held + self.frame.used
-        while going and (limit is None or turn < limit):
+        at = Turns(0, going, [self._lent(t) for t in segment.carried], [[] for _ in segment.outputs[len(segment.carried):]])
+        count, deadline, held = len(at.state), current_deadline.get(), self.held + self.frame.used
+
+        def each(turn: int) -> None:
             if turn >= self.context.loop_limit:
                 raise ShapeError(f"{', '.join(self.program.nodes[segment.node].origins)}: more than {self.context.loop_limit} iterations")
-            results = body.run([np.array(turn, np.int64), np.array(going), *state, *captures], held=held)
-            going = bool(np.asarray(results[0]).reshape(()))
-            state = results[1:1 + count]
-            for column, value in zip(scans, results[1 + count:], strict=True):
-                column.append(value)
-            turn += 1
             if deadline is not None:
                 deadline.check()
+        while at.more(limit):
+            if limit is None or limit - at.turn >= FEWEST_TURNS:
+                spin = body.spin([np.array(at.turn, np.int64), np.array(True), *at.state, *captures], count)
+                if spin is not None:
+                    spin.run(at, limit, captures, each)
+                    if not at.more(limit):
+                        break
+            each(at.turn)
+            results = body.run([np.array(at.turn, np.int64), np.array(True), *at.state, *captures], held=held)
+            at.going, at.state, at.turn = bool(np.asarray(results[0]).reshape(())), results[1:1 + count], at.turn + 1
+            for column, value in zip(at.scans, results[1 + count:], strict=True):
+                column.append(value)
+        if deadline is not None:
+            deadline.check()
         infos = body.procedure.output_infos[1 + count:]
-        stacked = [self._stacked(c, dtype, info) for c, dtype, info in zip(scans, segment.dtypes[count:], infos, strict=True)]
-        self._store(segment.outputs, segment.dtypes, [*state, *stacked], segment.node)
+        stacked = [self._stacked(c, dtype, info) for c, dtype, info in zip(at.scans, segment.dtypes[count:], infos, strict=True)]
+        self._store(segment.outputs, segment.dtypes, [*at.state, *stacked], segment.node)
 
-    def _stacked(self, column: list[Any], dtype: str, info: Any) -> np.ndarray:
+    def _stacked(self, column: Any, dtype: str, info: Any) -> np.ndarray:
+        if isinstance(column, np.ndarray):
+            return column
         if column:
             if len({c.shape for c in column}) > 1:
                 raise ShapeError(f"scan output {info.name}: its shape differs between iterations, {column[0].shape} and {column[-1].shape}")

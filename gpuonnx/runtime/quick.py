@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpuonnx.ir.types import numpy_dtype
 from gpuonnx.kernels.contract import CTX_CODE
 from gpuonnx.kernels.cpu.executor import SLICE_NS
 from gpuonnx.planner.place import HOST
@@ -55,8 +56,8 @@ class Quick:
         self.last = len(variant.loaded.program.sides[HOST].step_kernels)
 
     @staticmethod
-    def of(variant: Variant, context: Context, values: Sequence[Any], results: Sequence[Any]) -> Quick | None:
-        """For calls like the one that was just made with `values`; None where there is more to a run than kernels."""
+    def of(variant: Variant, context: Context, values: Sequence[Any]) -> Quick | None:
+        """For calls like one with `values`; None where there is more to a run than kernels."""
         program = variant.loaded.program
         plain = all(isinstance(s, Run) and s.side == HOST for s in program.segments) and len(program.segments) == 1
         if not plain or variant.rest is not None or context.accelerator is not None or program.objects or program.peak > MOST_BYTES:
@@ -74,7 +75,8 @@ class Quick:
             kind, number = side.bases[base]
             slots.setdefault((kind, number), []).append((position, int(frame.registers[register])))
         inputs = [(v.shape, v.dtype, tuple(slots.get(("input", k), ())), v.tobytes() if k in known else None) for k, v in enumerate(values)]
-        outputs = [(r.shape, r.dtype, tuple(slots.get(("output", k), ())), place) for k, (r, place) in enumerate(zip(results, lies, strict=True))]
+        outputs = [(frame.shape(ref), numpy_dtype(ref.dtype), tuple(slots.get(("output", k), ())), place)
+                   for k, (ref, place) in enumerate(zip(program.outputs, lies, strict=True))]
         frame.release()
         return Quick(variant, context, frame, inputs, outputs)
 
@@ -100,7 +102,7 @@ class Quick:
                 address = made.__array_interface__["data"][0]
                 for slot, offset in slots:
                     words[slot] = address + offset
-            if not self._steps():
+            if not self.steps():
                 return None
             for result, output in zip(results, self.outputs, strict=True):
                 if output[3] is not None:
@@ -109,7 +111,7 @@ class Quick:
         finally:
             self.lock.release()
 
-    def _steps(self) -> bool:
+    def steps(self) -> bool:
         """Run the kernels; false where one reports an error, which the usual way then meets again and explains."""
         at, frame = 0, self.frame
         while at < self.last:
@@ -146,11 +148,11 @@ class Quicks:
                 return done
         return None
 
-    def note(self, variant: Variant, context: Context, values: Sequence[Any], results: Sequence[Any]) -> None:
+    def note(self, variant: Variant, context: Context, values: Sequence[Any]) -> None:
         """A call has gone the usual way: the second one of its shapes, with the same values where sizes hang on them, is made ready."""
         shapes = (id(variant), *[getattr(v, "shape", None) for v in values], *[values[k].tobytes() for k in variant.read_inputs])
         if self._seen.pop(shapes, False):
-            made = Quick.of(variant, context, values, results)
+            made = Quick.of(variant, context, values)
             if made is not None:
                 self._ready = (made, *self._ready[:MOST - 1])
                 variant.forget_frames()

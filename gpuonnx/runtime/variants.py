@@ -19,8 +19,9 @@ from gpuonnx.planner.program import Program
 from gpuonnx.runtime.execute import Runner
 from gpuonnx.runtime.frame import Frame
 from gpuonnx.runtime.loaded import LoadedProgram
-from gpuonnx.runtime.quick import Quicks
+from gpuonnx.runtime.quick import Quick, Quicks
 from gpuonnx.runtime.saved import Compiled, Library
+from gpuonnx.runtime.spin import Spin
 
 SMALL_ELEMENTS = 64
 MOST_RECENT = 256
@@ -192,6 +193,7 @@ class Executable:
         self.recent: dict[tuple[Any, ...], Variant] = {}
         self.lock = threading.RLock()
         self.quicks = Quicks()
+        self.spins: dict[Any, Spin | None] = {}
         self._searched, self._saved = False, 0
 
     def hot(self) -> Procedure:
@@ -258,6 +260,16 @@ class Executable:
             self._saved += 1
             self.context.stats.took(1)
 
+    def spin(self, values: Sequence[Any], carried: int) -> Spin | None:
+        """For a Loop's body: how its turns run at these shapes, None where one by one."""
+        key = tuple([(v.shape, v.dtype) if type(v) is np.ndarray else None for v in values])
+        if key not in self.spins:
+            if len(self.spins) >= MOST_RECENT:
+                self.spins = {}
+            variant = self.variant(values)
+            self.spins[key] = Spin.of(Quick.of(variant, self.context, values), carried)
+        return self.spins[key]
+
     def run(self, values: Sequence[Any], out: Mapping[int, np.ndarray] | None = None, held: int = 0) -> list[Any]:
         """Outputs in order. Arrays must be C-contiguous, aligned and of the declared types. held: see Runner."""
         done = None if out else self.quicks.run(values)
@@ -272,7 +284,7 @@ class Executable:
         if variant.rest is not None:
             return variant.rest.run(outputs, out, held)
         if not out:
-            self.quicks.note(variant, self.context, values, outputs)
+            self.quicks.note(variant, self.context, values)
         return outputs
 
 
