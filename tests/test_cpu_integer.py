@@ -8,7 +8,7 @@ import pytest
 from kernel_runner import Bound, seconds
 from test_cpu_conv import last, layout, reference, window
 
-from gpuonnx.codegen import integer, integer_dot, integer_pairs
+from gpuonnx.codegen import depthwise, integer, integer_dot, integer_pairs
 from gpuonnx.ir.dims import Space
 from gpuonnx.ir.expr import Expr, apply, cast, index, load
 from gpuonnx.ir.types import numpy_dtype
@@ -132,6 +132,18 @@ def test_conv(way: Any, left: str, right: str, x: tuple[int, ...], w: tuple[int,
     out = last((x[0], w[0], *want.shape[2:]), (0,) * len(a["pads"]), np.int32, 9)
     run("conv_integer", way, [placed, weights, zx, zw], out, a)
     np.testing.assert_array_equal(out, want.astype(np.int64))
+
+
+@pytest.mark.parametrize("left, right", PAIRS)
+@pytest.mark.parametrize("zeros", ["none", "scalars", "channels"])
+@pytest.mark.parametrize("multiplier", [1, 3])
+def test_one_channel_a_group(left: str, right: str, zeros: str, multiplier: int) -> None:
+    class Way:
+        @staticmethod
+        def build(name: str, call: Spec) -> Build:
+            assert depthwise.serves(call)
+            return depthwise.build(call)
+    test_conv(Way, left, right, (2, 21, 7, 9), (21 * multiplier, 1, 3, 2), window((3, 2), (1, 2), (2, 1), (1, 0, 2, 1), group=21), zeros)
 
 
 @pytest.mark.skipif(not dot8.available(), reason="no vpdpbusd")

@@ -119,6 +119,8 @@ class Cpu:
         if node.kernel == "conv_depthwise":
             from gpuonnx.kernels.cpu import depthwise as written_out
             return renumbered((written_out if written_out.supports(spec) is None else depthwise).build(spec), node)
+        if node.kernel == "conv_integer" and depthwise.serves(spec):
+            return renumbered(depthwise.build(spec), node)
         if node.kernel in INTEGER:
             ways = (integer_dot, integer_pairs, integer)
             return renumbered(next(filter(None, (way.build(node.kernel, spec) for way in ways))), node)
