@@ -56,6 +56,16 @@ def test_every_kind_of_length(dtype: str) -> None:
     assert session(dtype, 2, False).stats.variants == 1
 
 
+@pytest.mark.parametrize("n", [1, 12, 97, 1021])
+def test_lengths_that_the_file_says(n: int) -> None:
+    x = signal("float64", 3, n, 2)
+    model = node_model("DFT", [x], 17)
+    for declared, size in zip(model.graph.input[0].type.tensor_type.shape.dim, x.shape, strict=True):
+        declared.dim_value = size
+    y = gpuonnx.load(model, device="cpu", threads=1).run(x)["y0"]
+    close(y[..., 0] + 1j * y[..., 1], np.fft.fft(complex_of(x), axis=1), "float64")
+
+
 def test_float32_rounds_as_numpy_does() -> None:
     x = signal("float32", 3, 1000, 1, 2)
     forward = np.fft.fft(complex_of(x), axis=1).astype(np.complex64)

@@ -15,7 +15,7 @@ from op_runner import node_model
 
 import gpuonnx
 
-few = settings(max_examples=int(os.environ.get("GPUONNX_EXAMPLES", "12")), deadline=None, database=None, derandomize="GPUONNX_EXAMPLES" not in os.environ,
+few = settings(max_examples=int(os.environ.get("GPUONNX_EXAMPLES", "5")), deadline=None, database=None, derandomize="GPUONNX_EXAMPLES" not in os.environ,
                suppress_health_check=list(HealthCheck))
 FLOATS, SIGNED, UNSIGNED = ("float32", "float64", "float16"), ("int8", "int16", "int32", "int64"), ("uint8", "uint16", "uint32", "uint64")
 NUMBERS = FLOATS + SIGNED + UNSIGNED
