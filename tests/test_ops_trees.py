@@ -5,12 +5,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import on_devices
 import onnx
 import pytest
 from onnx import TensorProto, helper
 from op_runner import node_model
 
 import gpuonnx
+
+pytestmark = pytest.mark.usefixtures("every_device")
 
 MODES: dict[str, Callable[[Any, Any], Any]] = {
     "BRANCH_LEQ": np.less_equal, "BRANCH_LT": np.less, "BRANCH_GTE": np.greater_equal, "BRANCH_GT": np.greater, "BRANCH_EQ": np.equal,
@@ -84,7 +87,7 @@ def test_regressor(dtype: Any, trees: int, depth: int, targets: int, entries: tu
     grower = Grower(trees + depth, trees, depth, targets, entries, modes)
     x = rows(1, 0, dtype)
     model = node_model("TreeEnsembleRegressor", [x], 3, 1, "ai.onnx.ml", aggregate_function=aggregate, n_targets=targets, **grower.attributes())
-    session = gpuonnx.load(model, device="cpu")
+    session = gpuonnx.load(model, device=on_devices.current)
     for count in (0, 1, 3, 4, 16, 37) if trees < 100 else (2, 9):
         x = rows(count, count, dtype)
         np.testing.assert_allclose(session.run({"x0": x})["y0"], grower.answer(x, aggregate), rtol=1e-5, atol=2e-5)
@@ -92,12 +95,13 @@ def test_regressor(dtype: Any, trees: int, depth: int, targets: int, entries: tu
 
 def test_a_row_has_one_answer_in_every_batch() -> None:
     """Bit for bit: sums go by segments of trees, whatever the batch and the threads."""
-    grower = Grower(5, 700, 4, 1, (1, 2), ["BRANCH_LEQ"])
-    x = np.random.default_rng(0).standard_normal((3000, FEATURES)).astype(np.float32)
+    trees, most = (700, 3000) if on_devices.current == "cpu" else (70, 4200)
+    grower = Grower(5, trees, 4, 1, (1, 2), ["BRANCH_LEQ"])
+    x = np.random.default_rng(0).standard_normal((most, FEATURES)).astype(np.float32)
     model = node_model("TreeEnsembleRegressor", [x], 3, 1, "ai.onnx.ml", n_targets=1, **grower.attributes())
-    whole = gpuonnx.load(model, device="cpu", threads=1).run({"x0": x})["y0"]
-    session = gpuonnx.load(model, device="cpu", threads=2)
-    for count in (1, 2, 5, 8, 30, 100, 700, 3000):
+    whole = gpuonnx.load(model, device=on_devices.current, threads=1).run({"x0": x})["y0"]
+    session = gpuonnx.load(model, device=on_devices.current, threads=2)
+    for count in (1, 2, 5, 8, 30, 100, 700, most):
         assert session.run({"x0": x[:count].copy()})["y0"].tobytes() == whole[:count].tobytes()
 
 
@@ -114,7 +118,7 @@ def ensemble(x: np.ndarray, splits: list[float], modes: list[int], members: list
         nodes_falsenodeids=[n for n, _ in false], nodes_falseleafs=[k for _, k in false], leaf_targetids=[0] * len(weights),
         leaf_weights=tensor("weights", weights), tree_roots=[0], nodes_missing_value_tracks_true=missing,
         membership_values=tensor("members", members))
-    return gpuonnx.run(model, {"x0": x}, device="cpu")["y0"].ravel()
+    return gpuonnx.run(model, {"x0": x}, device=on_devices.current)["y0"].ravel()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -148,4 +152,4 @@ def test_bad_trees(change: dict[str, Any], message: str) -> None:
                   "target_treeids": [0, 0], "target_nodeids": [1, 2], "target_ids": [0, 0], "target_weights": [1.0, 2.0], **change}
     x = np.zeros((2, 3), np.float32)
     with pytest.raises(gpuonnx.GpuOnnxError, match=message):
-        gpuonnx.run(node_model("TreeEnsembleRegressor", [x], 3, 1, "ai.onnx.ml", n_targets=1, **attributes), {"x0": x}, device="cpu")
+        gpuonnx.run(node_model("TreeEnsembleRegressor", [x], 3, 1, "ai.onnx.ml", n_targets=1, **attributes), {"x0": x}, device=on_devices.current)

@@ -3,6 +3,7 @@ and batch entry goes through time with its state in shared memory; too large a s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from gpuonnx.kernels.cuda.source import kernel
 THREADS, TURN_THREADS = {"f32": 512, "f64": 256}, 256
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 STATE = 32 << 10
-MOST_CODES = 6
+MOST_CODES, SCALES = 6, 7
 
 
 def build_cell(cell: str, call: Spec) -> Build:
@@ -49,13 +50,20 @@ def build_cell(cell: str, call: Spec) -> Build:
 def _transposed(call: Spec, r: Layout, rows: Dim, tag: str) -> tuple[Ref, tuple[Step, ...], tuple[Dim, ...], tuple[Packed, ...]]:
     """Where r lies with its axes swapped; the step, the work area or the constant that it takes."""
     if 1 in call.constants:
-        array = call.constants[1]
-        return Ref("packed", 0), (), (), (Packed(("transposed",), lambda: np.ascontiguousarray(array.swapaxes(1, 2))),)
+        return Ref("packed", 0), (), (), (Packed(("transposed",), partial(_turned, call)),)
     directions, hidden = r.shape[0], r.shape[2]
     args = (Ref("in", 1), Ref("work", 0), directions, rows, hidden, *r.strides)
     tiles = floordiv(rows + 31, 32) * floordiv(hidden + 31, 32)
     step = Step(kernel("recurrent", "turn", tag, threads=TURN_THREADS), args, directions * tiles, TURN_THREADS)
     return Ref("work", 0), (step,), (directions * rows * hidden * size(r.dtype),), ()
+
+
+def _turned(call: Spec) -> np.ndarray:
+    """r [D, H, gates * H] in the type of x; weights of 8 bits times their scales."""
+    x, array = call.inputs[0], call.constants[1].swapaxes(1, 2)
+    assert x is not None
+    scales = call.constants[SCALES][:, None] if SCALES in call.constants else 1
+    return np.ascontiguousarray(array * scales, numpy_dtype(x.dtype))
 
 
 def _at(layout: Layout | None, number: int) -> Arg:

@@ -2,7 +2,7 @@
 not; a leaf: -1 and the range of its entries), thresholds [M], roots i32 [T], leaf targets i32 [L], leaf weights [L] -> scores
 [N, targets]; all but x are constants. attrs: aggregate (0 sum, 1 average, 2 min, 3 max).
 
-A thread takes a row through a segment of the trees; the fewer the rows, the more segments.
+A thread takes a row through all trees or, where rows are few, through one of PARTS parts of them.
 """
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ THREADS = 256
 SHARED = 32 << 10
 FOLDS = ("SUM", "SUM", "MIN", "MAX")
 AVERAGE = 1
-FEW, SOME, MANY = 256, 8192, 65536
+PARTS, MANY = 64, 4096
 
 
 def supports(call: Spec) -> str | None:
@@ -36,13 +36,13 @@ def build(call: Spec) -> Build:
     assert x is not None
     columns, nodes, thresholds, roots, targets, weights = (call.constants[k] for k in range(1, 7))
     rows, count, unit, trees = x.shape[0], out.shape[1], size(x.dtype), len(roots)
-    most = 1 << max(trees - 1, 0).bit_length()
-    segments: Dim = select(lt(rows, FEW), min(most, 256), select(lt(rows, SOME), min(most, 32), select(lt(rows, MANY), min(most, 8), 1)))
+    parts = min(PARTS, 1 << max(trees - 1, 0).bit_length())
+    segments: Dim = select(lt(rows, MANY), parts, 1)
     blocks = floordiv(rows * segments + THREADS - 1, THREADS)
-    room = count * THREADS * unit
+    room = 2 * count * THREADS * unit
     fits = lt(room, SHARED + 1)
     args = (Ref("in", 0), Ref("packed", 0), *(Ref("packed", k) for k in range(1, 4)), Ref("out", 0), Ref("work", 0), rows, trees, count,
-            *x.strides, *out.strides, segments, fits, int(call.attrs["aggregate"] == AVERAGE))
+            *x.strides, *out.strides, parts, segments, fits, int(call.attrs["aggregate"] == AVERAGE))
     one = int(isinstance(count, int) and count == 1)
     code = kernel("trees", "walk", TAGS[x.dtype], FOLDS[call.attrs["aggregate"]], one, threads=THREADS, parts=("sort.cuh",))
     packed = (partial(packing, columns, nodes, thresholds), *(partial(np.asarray, a) for a in (roots, targets, weights)))

@@ -4,12 +4,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import on_devices
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from op_runner import node_model
 
 import gpuonnx
+
+pytestmark = pytest.mark.usefixtures("every_device")
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 DEFAULTS = {"RNN": ("Tanh",), "GRU": ("Sigmoid", "Tanh"), "LSTM": ("Sigmoid", "Tanh", "Tanh")}
@@ -108,7 +111,7 @@ def check(cell: str, seed: int, length: int, batch: int, width: int, size: int, 
         kept = [i for i in model.graph.input if i.name not in fixed]
         del model.graph.input[:]
         model.graph.input.extend(kept)
-    got = list(gpuonnx.run(model, feeds, device="cpu").values())
+    got = list(gpuonnx.run(model, feeds, device=on_devices.current).values())
     for g, e in zip(got, want, strict=True):
         assert g.dtype == dtype and g.shape == e.shape
         np.testing.assert_allclose(g, e, rtol=0, atol=1e-12 if dtype == np.float64 else 3e-5)
@@ -121,12 +124,22 @@ def test_directions_and_types(cell: str, direction: str, dtype: Any, constant: b
     check(cell, 1, 5, 3, 4, 19, direction, dtype, constant=constant)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cell=st.sampled_from(["RNN", "GRU", "LSTM"]), seed=st.integers(0, 1000), length=st.integers(0, 6), batch=st.integers(0, 21), width=st.integers(1, 9),
        size=st.integers(1, 40), direction=st.sampled_from(["forward", "reverse", "bidirectional"]), lens=st.booleans(), bias=st.booleans(),
        given_states=st.booleans(), layout=st.integers(0, 1), before=st.integers(0, 1), constant=st.booleans())
 def test_sizes_lengths_and_layouts(before: int, cell: str, **attrs: Any) -> None:
     check(cell, **attrs, **({"linear_before_reset": before} if cell == "GRU" else {}))
+
+
+@pytest.mark.parametrize("cell", GATES)
+def test_many_units(cell: str) -> None:
+    """More than the threads of a block."""
+    check(cell, 1, 2, 1, 3, 520, "forward", lens=True)
+
+
+def test_a_state_that_shared_memory_cannot_hold() -> None:
+    check("RNN", 1, 2, 1, 3, 1100, "forward", np.float64)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -191,5 +204,5 @@ def test_dynamic_quantize_lstm(batch: int, size: int, dtype: Any, zero: int, per
         fixed = {k: feeds.pop(k) for k in list(feeds) if k != "x0"}
         model.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in fixed.items())
         del model.graph.input[1:]
-    got = gpuonnx.run(model, feeds, device="cpu")["y0"]
+    got = gpuonnx.run(model, feeds, device=on_devices.current)["y0"]
     np.testing.assert_allclose(got, want, rtol=0, atol=5e-3)
