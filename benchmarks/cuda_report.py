@@ -11,14 +11,14 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from nvrtc import resources  # noqa: E402
+from nvrtc import resources
 
-from gpuonnx.codegen.cuda import build_node  # noqa: E402
-from gpuonnx.devices.cuda_text import texts, whole  # noqa: E402
-from gpuonnx.ir import graph as g  # noqa: E402
-from gpuonnx.ir.dims import Space  # noqa: E402
-from gpuonnx.ir.types import size  # noqa: E402
-from gpuonnx.kernels.contract import Layout, Step  # noqa: E402
+from gpuonnx.codegen.cuda import build_node
+from gpuonnx.devices.cuda_text import texts, whole
+from gpuonnx.ir import graph as g
+from gpuonnx.ir.dims import Space
+from gpuonnx.ir.types import size
+from gpuonnx.kernels.contract import Layout, Step
 
 REGISTERS, UNIT, THREADS, BLOCKS = 65536, 256, 2048, 32
 SHARED = {75: 64, 80: 164, 86: 100, 89: 100, 90: 228, 100: 228, 120: 100}
@@ -43,7 +43,8 @@ def nodes() -> dict[str, g.Call]:
     found = {}
     for dtype in ("f32", "f16", "bf16", "f64"):
         found[f"gemm {dtype}"] = g.Call((g.Value(dtype, (n, k)), g.Value(dtype, (k, m))), (g.Value(dtype, (n, m)),), kernel="gemm")
-    found["gemm i8"] = g.Call((g.Value("u8", (n, k)), g.Value("i8", (k, m))), (g.Value("i32", (n, m)),), kernel="gemm_integer", attrs={"absent": (2, 3)})
+    left, right = g.Value("u8", (n, k)), g.Value("i8", (k, m))
+    found["gemm i8"] = g.Call((left, right), (g.Value("i32", (n, m)),), kernel="gemm_integer", attrs={"absent": (2, 3)})
     for dtype in ("f32", "f16"):
         found[f"conv {dtype}"] = g.Call((g.Value(dtype, (n, k, h, w)), g.Value(dtype, (m, k, 3, 3))), (g.Value(dtype, (n, m, h, w)),), kernel="conv",
                                         attrs=CONV)
@@ -64,7 +65,8 @@ def main() -> None:
             used = resources(whole(next(iter(texts([step.kernel]).values()))), architecture)[0]
             shared = used.shared + int(step.shared)
             blocks = resident(architecture, step.threads, used.registers, shared)
-            print(f"{name:12}{step.kernel.name:24}{step.threads:8}{used.registers:10}{used.spilled:8}{shared:8}{blocks:7}{blocks * step.threads // 32:6}")
+            print(f"{name:12}{step.kernel.name:24}{step.threads:8}{used.registers:10}{used.spilled:8}{shared:8}{blocks:7}"
+                  f"{blocks * step.threads // 32:6}")
     print("\nH100 SXM roofline (modelled): the larger of arithmetic at peak and bytes at 3.35 TB/s, in microseconds")
     print(f"{'M x N x K':20}" + "".join(f"{dtype:>16}" for dtype in H100))
     for rows, columns, depth in SIZES:
