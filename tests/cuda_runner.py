@@ -76,9 +76,10 @@ def launch_all(device: Accelerator, build: Build, memory: Mapping[tuple[str, int
 
 
 def run_node(device: Accelerator, node: Node, arrays: Sequence[np.ndarray], binding: Mapping[str, int] | None = None,
-             inputs: Sequence[Layout] | None = None, outputs: Sequence[Layout] | None = None) -> list[np.ndarray]:
+             inputs: Sequence[Layout] | None = None, outputs: Sequence[Layout] | None = None,
+             constants: Mapping[int, np.ndarray] | None = None) -> list[np.ndarray]:
     """Layouts default to dense ones."""
     reads = list(inputs or map(dense, node.inputs))
     writes = list(outputs or map(dense, node.outputs))
-    return run(device, device.build(node, tuple(reads), tuple(writes), {}), list(zip(reads, arrays, strict=True)), writes, binding,
+    return run(device, device.build(node, tuple(reads), tuple(writes), constants or {}), list(zip(reads, arrays, strict=True)), writes, binding,
                getattr(node, "operands", 0))

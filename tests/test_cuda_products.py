@@ -170,7 +170,8 @@ def test_convolutions(device: EmulatedCuda, dtype: str, name: str) -> None:
     assert device.supports(node) is None
     layouts = [Layout.dense(v.dtype, v.dims) for v in (*node.inputs, *node.outputs)]
     nest = products.nest("conv", spec_of(node, layouts[:4], layouts[4:], {}), True)
-    close(run_node(device, node, arrays)[0], evaluate(nest, arrays, {})[0].astype(np.float64), dtype)
+    for constants in ({}, {1: arrays[1]}):
+        close(run_node(device, node, arrays, constants=constants)[0], evaluate(nest, arrays, {})[0].astype(np.float64), dtype)
 
 
 def bytes_of(dtype: str, shape: Sequence[int], seed: int) -> np.ndarray:
@@ -201,7 +202,8 @@ def test_products_of_bytes(device: EmulatedCuda, left: str, right: str, zeros: t
     if turn:
         layouts[1] = turned(right, b.shape)
     assert device.supports(node) is None
-    np.testing.assert_array_equal(run_node(device, node, arrays, inputs=layouts)[0], want)
+    for constants in ({}, {1: b}):
+        np.testing.assert_array_equal(run_node(device, node, arrays, inputs=layouts, constants=constants)[0], want)
 
 
 @pytest.mark.parametrize("zeros", [(None, None), ((), ()), ((), "channels")])
@@ -219,7 +221,15 @@ def test_convolutions_of_bytes(device: EmulatedCuda, zeros: tuple[Any, Any], gro
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))[:, :, ::2]
     weights = (w.astype(np.int64) - zw).reshape(group, 32 // group, 6 // group, 3, 3)
     want = np.einsum("ngchwij,gocij->ngohw", windows.reshape(2, group, 6 // group, *windows.shape[2:]), weights).reshape(2, 32, 5, 10)
-    np.testing.assert_array_equal(run_node(device, node, arrays)[0], want)
+    for constants in ({}, {1: w}):
+        np.testing.assert_array_equal(run_node(device, node, arrays, constants=constants)[0], want)
+
+
+@pytest.mark.parametrize("rows", [3, 70])
+def test_constant_halves_with_ragged_lines(device: EmulatedCuda, rows: int) -> None:
+    a, b = numbers("f16", (rows, 37)), numbers("f16", (37, 45), 1)
+    node = g.Call((g.Value("f16", a.shape), g.Value("f16", b.shape)), (g.Value("f16", (rows, 45)),), kernel="gemm")
+    close(run_node(device, node, [a, b], constants={1: b})[0], a.astype(np.float64) @ b.astype(np.float64), "f16")
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16"])

@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gpuonnx.kernels.cuda.loops import Loop, loops, named_axes, ordered, product
 from gpuonnx.ir.dims import Dim, dmin, floordiv, lt, select
 from gpuonnx.ir.expr import Expr, postorder
 from gpuonnx.ir.graph import Fold, Nest, Store
 from gpuonnx.ir.types import kind, numpy_dtype
 from gpuonnx.kernels.contract import Kernel, Layout, Ref, Step
 from gpuonnx.kernels.cuda.expression import C_TYPES, TAGS, Writer, conversion, literal, scalar
+from gpuonnx.kernels.cuda.loops import Loop, loops, named_axes, ordered, product
 from gpuonnx.kernels.cuda.words import SYMBOL, Access, Pattern, Words, pattern, pointer, term_words
 
 THREADS = 256

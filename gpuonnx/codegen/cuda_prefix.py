@@ -3,13 +3,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpuonnx.kernels.cuda.loops import product
 from gpuonnx.codegen.cuda_nest import COMBINE, THREADS, NestText, Operand, accumulator, fold_struct
 from gpuonnx.ir.dims import lt, select
 from gpuonnx.ir.expr import index
 from gpuonnx.ir.graph import Fold, Prefix, Store
 from gpuonnx.kernels.contract import Step
 from gpuonnx.kernels.cuda.expression import TAGS
+from gpuonnx.kernels.cuda.loops import product
 
 NAMES = {"add": "sum", "mul": "prod", "or": "any", "and": "all"}
 

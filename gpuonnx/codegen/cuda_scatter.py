@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpuonnx.kernels.cuda.loops import loops, product
 from gpuonnx.codegen.cuda_nest import THREADS, NestText, Operand, blocks, step
 from gpuonnx.ir.dims import Dim
 from gpuonnx.ir.graph import Scatter, Store
 from gpuonnx.ir.types import compute, size
 from gpuonnx.kernels.contract import Layout, Ref, Step
 from gpuonnx.kernels.cuda.expression import C_TYPES, TAGS, scalar
+from gpuonnx.kernels.cuda.loops import loops, product
 from gpuonnx.kernels.cuda.words import SYMBOL, Pattern, Words, pattern
 
 BITS = {2: "unsigned short", 4: "unsigned", 8: "u64"}

@@ -4,13 +4,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gpuonnx.kernels.cuda.loops import product
 from gpuonnx.codegen.cuda_nest import COMBINE, Operand, identity, nest_step
 from gpuonnx.ir.dims import Dim, dmin, floordiv
 from gpuonnx.ir.expr import Expr, apply, const, dim, folded, guard, index, load, postorder, substitute
 from gpuonnx.ir.graph import Fold, Nest, Store
 from gpuonnx.ir.types import INDEX, size
 from gpuonnx.kernels.contract import Build, Layout, Ref
+from gpuonnx.kernels.cuda.loops import product
 
 PIECES, LONG = 256, 1 << 15
 

@@ -36,7 +36,12 @@ __device__ __forceinline__ ix floor_div(ix a, ix b) {
 __device__ __forceinline__ ix floor_mod(ix a, ix b) { return b == 0 ? 0 : a - floor_div(a, b) * b; }
 template <class T> __device__ __forceinline__ T maximum(T a, T b) { return a > b || a != a ? a : b; }
 template <class T> __device__ __forceinline__ T minimum(T a, T b) { return a < b || a != a ? a : b; }
-template <class T> __device__ __forceinline__ T* at(ix address) { return (T*)(u64)address; }
+#ifdef GPUONNX_EMULATED
+template <class T> inline T* at(ix address) { return (T*)(u64)address; }
+#else
+// Words are addresses of global memory: said to the compiler, which else takes generic accesses and none of 16 bytes.
+template <class T> __device__ __forceinline__ T* at(ix address) { return (T*)__cvta_global_to_generic((size_t)address); }
+#endif
 
 // ---- stored types: load widens, store rounds to nearest even -------------------------------------------------------------
 template <class C> struct Plain {
@@ -168,8 +173,25 @@ template <class T, int V> struct alignas(sizeof(typename T::raw) * V) AlignedPac
 template <class T, int V> __device__ __forceinline__ AlignedPack<T, V> ld_pack(ix base, ix i) {
   return *(const AlignedPack<T, V>*)(at<const typename T::raw>(base) + i);
 }
+// In words of up to 16 bytes: bytes and halves would be stored one by one.
+template <int BYTES> struct WordOf { typedef unsigned char type; };
+template <> struct WordOf<2> { typedef unsigned short type; };
+template <> struct WordOf<4> { typedef unsigned type; };
+template <> struct WordOf<8> { typedef uint2 type; };
+template <> struct WordOf<16> { typedef uint4 type; };
+template <class W> __device__ __forceinline__ void st_words(W* to, const W& words) { *to = words; }
+#ifndef GPUONNX_EMULATED
+__device__ __forceinline__ void st_words(uint2* to, const uint2& w) { asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(to), "r"(w.x), "r"(w.y) : "memory"); }
+__device__ __forceinline__ void st_words(uint4* to, const uint4& w) {
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(w.x), "r"(w.y), "r"(w.z), "r"(w.w) : "memory");
+}
+#endif
 template <class T, int V> __device__ __forceinline__ void st_pack(ix base, ix i, const AlignedPack<T, V>& p) {
-  *(AlignedPack<T, V>*)(at<typename T::raw>(base) + i) = p;
+  enum { BYTES = sizeof(p) < 16 ? sizeof(p) : 16, COUNT = sizeof(p) / BYTES };
+  typename WordOf<BYTES>::type words[COUNT], *to = (typename WordOf<BYTES>::type*)(at<typename T::raw>(base) + i);
+  memcpy(words, &p, sizeof(p));
+#pragma unroll
+  for (int k = 0; k < COUNT; ++k) st_words(to + k, words[k]);
 }
 
 // ---- conversions of C types: real to integer saturates, NaN becomes 0 ------------------------------------------------------
@@ -336,8 +358,8 @@ template <int N> __device__ __forceinline__ void async_copy(void* to, const void
   else
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared), "l"(from), "r"(valid));
 }
-__device__ __forceinline__ void async_commit() { asm volatile("cp.async.commit_group;"); }
-template <int PENDING> __device__ __forceinline__ void async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(PENDING)); }
+__device__ __forceinline__ void async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int PENDING> __device__ __forceinline__ void async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory"); }
 #else
 template <int N> __device__ __forceinline__ void async_copy(void* to, const void* from, int valid) {
   unsigned words[N / 4];

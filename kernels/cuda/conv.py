@@ -12,9 +12,9 @@ from gpuonnx.ir.dims import Dim, floordiv
 from gpuonnx.ir.expr import dim, index
 from gpuonnx.ir.types import compute
 from gpuonnx.kernels.contract import Build, Layout, Ref, Spec
-from gpuonnx.kernels.cuda.gemm import MMA, POOL, flag, tiles_of
+from gpuonnx.kernels.cuda.gemm import MMA, multiply, reader, tiles_of
 from gpuonnx.kernels.cuda.loops import same
-from gpuonnx.kernels.cuda.product import Axes, Text, Tile, choose, launches
+from gpuonnx.kernels.cuda.product import CHUNK, Axes, Lines, Text, Tile, choose, launches, lines
 
 FEWEST_ROWS = 8
 SPATIAL = 3
@@ -53,20 +53,19 @@ def build(call: Spec) -> Build:
     x, w = call.inputs[0], call.inputs[1]
     assert x is not None and w is not None
     axes, depth = axes_of(call), w.shape[1] * prod(call.attrs["kernel"])
+    copy = ragged(call)
     big, small = tiles_of(x.dtype, (True, True))
     if big is not None:
         few = isinstance(axes.ranges[1], int) and axes.ranges[1] <= small.height
         big = None if few else replace(big, blocks=1)
 
     def body(text: Text, tile: Tile) -> None:
-        operands(text, call)
-        weights = f"{'MatrixChunks' if tile.shared else 'MatrixSlice'}<Tile, Tile::HEIGHT, {flag(tile.shared > 0)}>(left, task.row, extent.rows, task)"
+        operands(text, call, copy)
         window = f"{'WindowChunks' if tile.shared else 'WindowSlice'}<Tile, {taps(call)}>(image, extent, task{', 0' if tile.shared else ''})"
-        text.line("Tile tile;")
         if tile.shared:
             text.line("NoZeros zeros;")
-        text.line(f"{POOL[tile.shared > 0]} tile.run(pool, task, {weights}, {window}{', zeros' if tile.shared else ''});")
-    return launches(call, axes, depth, compute(x.dtype), choose(axes, depth, big, small, None), "conv.cu", body)
+        multiply(text, tile, reader(tile, 0, False), window)
+    return launches(call, axes, depth, compute(x.dtype), choose(axes, depth, big, small, None), "conv.cu", body, copy.packed if copy else ())
 
 
 def taps(call: Spec) -> str:
@@ -74,14 +73,24 @@ def taps(call: Spec) -> str:
     return ", ".join(map(str, (*(1,) * (SPATIAL - len(kernel)), *kernel)))
 
 
-def operands(text: Text, call: Spec) -> None:
+def ragged(call: Spec) -> Lines | None:
+    """Constant weights for tensor cores whose lines are no whole chunks, as a copy."""
+    w = call.constants.get(1)
+    if w is None or w.itemsize > 2:
+        return None
+    table = w.reshape(w.shape[0], -1)
+    return lines(table) if table.shape[1] * table.itemsize % CHUNK else None
+
+
+def operands(text: Text, call: Spec, copy: Lines | None) -> None:
     """Declare `left`, the weights, and `image`."""
     x, w, out = call.inputs[0], call.inputs[1], call.outputs[0]
     assert x is not None and w is not None
     group = text.split_batch((0,))[0]
     each = text.axes.ranges[1]
-    left = text.address(Ref("in", 1), w, [(group, each * w.strides[0])])
-    text.line(f"const Matrix left = {{{left}, {text.words.stride(w.strides[0])}, {text.words.stride(w.strides[-1])}}};")
+    ref, strides = (copy.ref, copy.strides) if copy is not None else (Ref("in", 1), w.strides)
+    left = text.address(ref, w, [(group, each * strides[0])])
+    text.line(f"const Matrix left = {{{left}, {text.words.stride(strides[0])}, {text.words.stride(strides[-1])}}};")
     rank = len(call.attrs["kernel"])
 
     def three(values: tuple[Dim, ...], missing: int) -> list[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 from gpuonnx.ir.dims import Dim
 from gpuonnx.kernels.contract import Build, Layout, Ref, Spec
 from gpuonnx.kernels.cuda.expression import TAGS
-from gpuonnx.kernels.cuda.gemm import BIG, POOL, SMALL, axes_of, flag, matrices, tensor
-from gpuonnx.kernels.cuda.product import Axes, Text, Tile, choose, launches
+from gpuonnx.kernels.cuda.gemm import BIG, SMALL, axes_of, flag, matrices, multiply, reader, tensor
+from gpuonnx.kernels.cuda.product import Axes, Text, Tile, choose, launches, lines
 
 BYTES = ("i8", "u8")
 MERGED = "a zero point of every row of A, and batch entries that are rows too"
@@ -29,14 +29,18 @@ def byte_tiles(left: Layout, right: Layout) -> tuple[Tile, Tile]:
     return big, small
 
 
-def zeros(text: Text, left: tuple[Layout, Layout | None, Ref], right: tuple[Layout, Layout | None, Ref], group: tuple[str, Dim] | None = None) -> None:
+Side = tuple[Layout, Layout | None, Ref]
+
+
+def zeros(text: Text, left: Side, right: Side, group: tuple[str, Dim] | None = None) -> None:
     """Declare `zeros`: for each side its operand, its zero points and where they are; `group` offsets those of the left side."""
     words: list[str] = []
     for k, (_, zero, ref) in enumerate((left, right)):
         if zero is None:
             words += ["0", "0"]
-        else:
-            words += [text.address(ref, zero, [group] if group is not None and k == 0 and zero.shape else []), text.words.stride(zero.strides[0] if zero.shape else 0)]
+            continue
+        many = len(zero.shape) > 0
+        words += [text.address(ref, zero, [group] if group and k == 0 and many else []), text.words.stride(zero.strides[0] if many else 0)]
     flags = ", ".join(flag(zero is not None) for _, zero, _ in (left, right))
     text.line(f"ByteZeros<{TAGS[left[0].dtype]}, {TAGS[right[0].dtype]}, {flags}> zeros({', '.join(words)});")
 
@@ -46,11 +50,11 @@ def build(call: Spec) -> Build:
     assert a is not None and b is not None
     axes: Axes = axes_of(call)
     big, small = byte_tiles(a, b)
+    copy = lines(call.constants[1].swapaxes(-1, -2)) if 1 in call.constants else None
 
     def body(text: Text, tile: Tile) -> None:
-        matrices(text, call)
+        matrices(text, call, copy)
         zeros(text, (a, zero_point(call, 2), Ref("in", 2)), (b, zero_point(call, 3), Ref("in", 3)))
-        text.line("Tile tile;")
-        text.line(f"{POOL[1]} tile.run(pool, task, MatrixChunks<Tile, Tile::HEIGHT, true>(left, task.row, extent.rows, task), "
-                  "MatrixChunks<Tile, Tile::WIDTH, true>(right, task.column, extent.columns, task), zeros);")
-    return launches(call, axes, a.shape[-1], "i32", choose(axes, a.shape[-1], big, small, None), "gemm.cu", body)
+        multiply(text, tile, reader(tile, 0, False), reader(tile, 1, False))
+    return launches(call, axes, a.shape[-1], "i32", choose(axes, a.shape[-1], big, small, None), "gemm.cu", body,
+                    copy.packed if copy else ())

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from gpuonnx.ir.dims import Dim, dmax, dmin, floordiv, lt, select
 from gpuonnx.ir.expr import Expr, folded, postorder, substitute
 from gpuonnx.ir.types import compute, size
@@ -16,7 +18,7 @@ from gpuonnx.kernels.cuda.expression import C_TYPES, TAGS, Writer, conversion
 from gpuonnx.kernels.cuda.loops import Loop, loops, named_axes, product
 from gpuonnx.kernels.cuda.words import SYMBOL, Access, Pattern, Words, pattern, pointer, term_words
 
-PROCESSORS = 132
+PROCESSORS, CHUNK = 132, 16
 FINISH_THREADS = 256
 
 
@@ -150,6 +152,28 @@ class Text:
         text = (f'#include "{source}"\n{"".join(self.prelude)}extern "C" __global__ void __launch_bounds__({threads}, RESIDENT({blocks})) '
                 f"{SYMBOL}(ix* ctx, const ix* args) {{\n{head}" + "\n".join(self.lines) + "\n}\n")
         return Step(Kernel(name, (text,), "cuda", lambda symbol: text.replace(SYMBOL, symbol)), tuple(self.words.args), tasks, threads, shared)
+
+
+@dataclass(frozen=True)
+class Lines:
+    """A constant operand of tensor cores as [..., rows, k] with lines of whole chunks of 16 bytes: where it is, its element strides, the copy."""
+
+    ref: Ref
+    strides: tuple[Dim, ...]
+    packed: tuple[Packed, ...] = ()
+
+
+def lines(array: np.ndarray) -> Lines:
+    """`array` is [..., rows, k]."""
+    *lead, rows, depth = array.shape
+    line = -(-depth * array.itemsize // CHUNK) * CHUNK // array.itemsize
+
+    def make() -> np.ndarray:
+        out = np.zeros((*lead, rows, line), array.dtype)
+        out[..., :depth] = array
+        return out
+    dense = Layout.dense("u8", (*lead, rows, line))
+    return Lines(Ref("packed", 0), dense.strides, (Packed(("lines", array.shape, line), make),))
 
 
 @dataclass(frozen=True)

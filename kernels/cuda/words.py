@@ -10,7 +10,6 @@ from gpuonnx.ir.expr import Expr, postorder
 from gpuonnx.ir.types import size
 from gpuonnx.kernels.contract import Arg, Layout, Ref
 
-
 SYMBOL = "KERNEL_SYMBOL"
 
 

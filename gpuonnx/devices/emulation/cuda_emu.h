@@ -89,6 +89,7 @@ ATOMIC atomicCAS(T* p, std::common_type_t<T> c, std::common_type_t<T> v) { emu_a
 
 // ---- mathematics -----------------------------------------------------------------------------------------------------
 using std::max;
+using std::memcpy;
 using std::min;
 template <class A, class B> UNCHECKED inline A emu_bits(B b) { static_assert(sizeof(A) == sizeof(B)); A a; std::memcpy(&a, &b, sizeof(A)); return a; }
 inline float __int_as_float(int i) { return emu_bits<float>(i); }
