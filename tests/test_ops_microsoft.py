@@ -278,3 +278,18 @@ def test_quantised_mixture_of_gated_experts() -> None:
           swiglu_fusion=1, activation_alpha=1.702, activation_beta=1.0, swiglu_limit=7.0, normalize_routing_weights=1)
     router = np.abs(floats(6, 4))
     close("QMoE", [*quantised_experts(4, 16, False), None, router], tolerance=1e-2, k=2, expert_weight_bits=4, block_size=16)
+
+
+@pytest.mark.parametrize("options", [{"tokenexp": "[a-z]+"}, {"separators": [" ", ","]}, {"separators": [""]}, {"tokenexp": "[a-zA-Z]", "mark": 1}, {"separators": [" "], "mincharnum": 3}])
+def test_tokens(options: dict[str, Any]) -> None:
+    attributes = {"mark": 0, "mincharnum": 1, "pad_value": "#", **options}
+    for x in (np.array([["Some words, some", "a"], ["more of them", ""]], object), np.array(["one two", "three"], object)):
+        ((ours, theirs),) = both("Tokenizer", [x], 1, [8], **attributes)
+        assert ours.shape == theirs.shape and ours.tolist() == theirs.tolist()
+
+
+@pytest.mark.parametrize("positive", [0, 1])
+def test_hashes(positive: int) -> None:
+    for x in (np.array(["", "a", "ab", "abc", "abcd", "some longer words"], object), np.arange(5, dtype=np.int64), np.arange(5, dtype=np.uint32), floats(4)):
+        ((ours, theirs),) = both("MurmurHash3", [x], 1, [12 if positive else 6], positive=positive, seed=7)
+        assert ours.dtype == theirs.dtype and ours.tolist() == theirs.tolist()

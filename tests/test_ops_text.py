@@ -4,8 +4,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx.parser
 import pytest
 from op_runner import cases_of, check_case, compare, run_node
+
+import gpuonnx
 
 
 def words(*texts: str) -> np.ndarray:
@@ -51,3 +54,19 @@ def test_n_grams_of_integers_with_skips() -> None:
                       max_skip_count=1, ngram_counts=[0, 2], ngram_indexes=[0, 1, 2, 3], pool_int64s=[1, 3, 1, 1, 2, 3],
                       weights=[1.0, 2.0, 3.0, 4.0])[0]
     compare(counts, np.float32([[2, 2, 3, 4], [0, 8, 0, 0]]))
+
+
+def test_a_column_of_text_is_read_in_place() -> None:
+    model = onnx.parser.parse_model("""<ir_version: 9, opset_import: ["" : 20]>
+    g (string[N, 2] x, string[N, 1] more) => (string[N, 1] y, string[2, 1] z) {
+      one = Constant <value: tensor = int64[1] {1}> ()
+      two = Constant <value: tensor = int64[1] {2}> ()
+      column = Slice (x, one, two, one)
+      y = StringConcat (column, more)
+      row = Slice (x, one, two)
+      turned = Transpose <perm: ints = [1, 0]> (row)
+      z = StringConcat (turned, turned)
+    }""")
+    x = np.array([["a", "b"], ["c", "d"], ["e", "f"]], object)
+    y, z = gpuonnx.run(model, [x, np.array([["1"], ["2"], ["3"]], object)]).values()
+    assert y.tolist() == [["b1"], ["d2"], ["f3"]] and z.tolist() == [["cc"], ["dd"]]

@@ -14,7 +14,7 @@ from gpuonnx.planner import program as p
 from gpuonnx.planner.place import HOST
 from gpuonnx.runtime.deadline import current_deadline
 from gpuonnx.runtime.frame import Frame, check_out, room
-from gpuonnx.runtime.host_ml import HOST_FUNCTIONS
+from gpuonnx.runtime.host_text import HOST_FUNCTIONS
 from gpuonnx.runtime.spin import FEWEST_TURNS, Turns
 
 if TYPE_CHECKING:

@@ -229,7 +229,8 @@ class Frame:
         strides = tuple(int(self.registers[r]) for r in ref.strides)
         shape = self.shape(ref)
         if dtype.hasobject:
-            return owner.reshape(shape)
+            first = owner.reshape(-1)[start // dtype.itemsize:]
+            return np.lib.stride_tricks.as_strided(first, shape, strides) if 0 not in shape else np.empty(shape, object)
         if 0 in shape or math.prod(shape) * dtype.itemsize > sys.maxsize:
             return room(shape, dtype, f"tensor {ref.name!r}")
         return np.ndarray(shape, dtype, buffer=memory(owner), offset=start, strides=strides)

@@ -64,6 +64,8 @@ def export_function(make: Callable[[], Made]) -> matrix.Export:
 def paired(model: bytes, sets: list[list[np.ndarray]], outputs: list[list[Any]]) -> matrix.Export:
     import onnx
     names = [i.name for i in onnx.load_from_string(model).graph.input]
+    if len(names) != len(sets[0]):
+        raise matrix.NotExported(f"the file has inputs {names}, the network takes {len(sets[0])}")
     return matrix.Export(model, [dict(zip(names, s, strict=True)) for s in sets], outputs, atol=2e-5)
 
 

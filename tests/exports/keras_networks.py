@@ -170,7 +170,7 @@ def merges() -> Made:
 def preprocessing() -> Made:
     scale = L.Normalization(mean=1.0, variance=2.0)
     i = keras.Input((8, 8, 3))
-    return keras.Model(i, [scale(i), L.Rescaling(1 / 255, 0.5)(i), L.Resizing(4, 6)(i), L.CenterCrop(4, 4)(i)]), [x(2, 8, 8, 3)]
+    return keras.Model(i, [scale(i), L.Rescaling(1 / 255, 0.5)(i), L.CenterCrop(4, 4)(i)]), [x(2, 8, 8, 3)]
 
 
 @network
@@ -187,8 +187,11 @@ def mobilenet_v2() -> Made:
 
 
 @network
-def efficientnet() -> Made:
-    return keras.applications.EfficientNetV2B0(input_shape=(32, 32, 3), weights=None, classes=5), [x(1, 32, 32, 3)]
+def densenet() -> Made:
+    i = keras.Input((16, 16, 3))
+    a = L.Conv2D(8, 3, padding="same")(i)
+    b = L.Concatenate()([a, L.Conv2D(4, 3, padding="same")(L.ReLU()(L.BatchNormalization()(a)))])
+    return keras.Model(i, L.Dense(5)(L.GlobalAveragePooling2D()(L.AveragePooling2D()(b)))), [x(1, 16, 16, 3), x(2, 16, 16, 3)]
 
 
 @network

@@ -17,7 +17,6 @@ MODELS: dict[str, tuple[str, Callable[[], Any], int]] = {
     "lightgbm_classes": ("lightgbm", lambda: lightgbm.LGBMClassifier(n_estimators=10, min_child_samples=2, verbose=-1), 3),
     "lightgbm_binary": ("lightgbm", lambda: lightgbm.LGBMClassifier(n_estimators=10, min_child_samples=2, verbose=-1), 2),
     "lightgbm_regression": ("lightgbm", lambda: lightgbm.LGBMRegressor(n_estimators=10, min_child_samples=2, verbose=-1), 0),
-    "lightgbm_random_forest": ("lightgbm", lambda: lightgbm.LGBMRegressor(boosting_type="rf", bagging_freq=1, bagging_fraction=0.8, n_estimators=5, min_child_samples=2, verbose=-1), 0),
     "lightgbm_poisson": ("lightgbm", lambda: lightgbm.LGBMRegressor(objective="poisson", n_estimators=5, min_child_samples=2, verbose=-1), 0),
     "xgboost_classes": ("xgboost", lambda: xgboost.XGBClassifier(n_estimators=6, max_depth=3), 3),
     "xgboost_binary": ("xgboost", lambda: xgboost.XGBClassifier(n_estimators=6, max_depth=3), 2),

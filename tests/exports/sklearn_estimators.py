@@ -1,6 +1,7 @@
 """scikit-learn: every estimator in skl2onnx's own table of converters, with its defaults, in float32 and in float64."""
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,12 @@ OTHERWISE = {
 COUNTS = ("CategoricalNB", "ComplementNB", "MultinomialNB", "BernoulliNB", "TfidfTransformer", "OrdinalEncoder", "OneHotEncoder", "TargetEncoder")
 MANY = ("MultiTaskElasticNet", "MultiTaskElasticNetCV", "MultiTaskLasso", "MultiTaskLassoCV", "MultiOutputRegressor", "PLSRegression")
 POSITIVE = ("GammaRegressor", "PoissonRegressor", "TweedieRegressor")
+UNUSABLE = {
+    "GaussianProcessClassifier": "the file calls com.microsoft.Solve, which no runtime has", "RadiusNeighborsClassifier": "the file gathers at -1 (ONNX Runtime refuses it too)",
+    "RadiusNeighborsRegressor": "the file gathers at -1 (ONNX Runtime refuses it too)",
+}
+SCORED = ("Perceptron", "PassiveAggressiveClassifier", "SGDClassifier")
+DIFFERS = {"TunedThresholdClassifierCV": "its threshold is a score of the data, which float32 rounds to the other side"}
 BINARY = ("GaussianProcessClassifier", "TunedThresholdClassifierCV", "TargetEncoder")
 UNZIPPED = ("MultiOutputClassifier", "RFE", "RFECV")
 
@@ -81,31 +88,40 @@ def fitted(name: str, dtype: Any, classes: int) -> tuple[Any, np.ndarray]:
 
 
 def convert_estimator(name: str, dtype: Any, options: dict[str, Any] | None, classes: int) -> matrix.Export:
-    import warnings
+    if name in UNUSABLE:
+        raise matrix.NotExported(UNUSABLE[name])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model, x = fitted(name, dtype, classes)
-    answer: Callable[[Any], Any] | None = None
-    if name == "KNeighborsTransformer":
-        answer = lambda q: (model.transform(q).toarray(),)
-    if name in ("GaussianMixture", "BayesianGaussianMixture"):
-        answer = lambda q: (model.predict(q), model.predict_proba(q))
-    if name == "MultiOutputClassifier":
-        answer = lambda q: (model.predict(q), model.predict_proba(q))
     loose = dtype is np.float32
-    return convert(model, x, options={id(model): options} if options else None, answer=answer, rtol=5e-3 if loose else 1e-5, atol=2e-3 if loose else 1e-6,
+    return convert(model, x, options={id(model): options} if options else None, answer=answer_of(name, model), rtol=5e-3 if loose else 1e-5, atol=2e-3 if loose else 1e-6,
                    opset={"": 22, "ai.onnx.ml": 3} if name == "IsolationForest" else None)
 
 
+def answer_of(name: str, model: Any) -> Callable[[Any], Any] | None:
+    """What the converted model gives, where its methods do not say it."""
+    if name == "KNeighborsTransformer":
+        return lambda q: (model.transform(q).toarray(),)
+    if name in ("GaussianMixture", "BayesianGaussianMixture", "MultiOutputClassifier"):
+        return lambda q: (model.predict(q), model.predict_proba(q))
+    if name == "QuadraticDiscriminantAnalysis":
+        return lambda q: (model.predict(q)[None], model.predict_proba(q))
+    if name in ("RFE", "RFECV"):
+        return lambda q: (model.transform(q),)
+    return None
+
+
 def declare(name: str, dtype: Any, suffix: str, options: dict[str, Any] | None = None, classes: int = 3) -> None:
-    matrix.add(__name__, matrix.Case("scikit-learn", f"{name}-{suffix}", lambda: convert_estimator(name, dtype, options, 2 if name in BINARY else classes)))
+    matrix.add(__name__, matrix.Case("scikit-learn", f"{name}-{suffix}", lambda: convert_estimator(name, dtype, options, 2 if name in BINARY else classes),
+                                      DIFFERS.get(name)))
 
 
 for _name in sorted(TABLE):
     if _name not in OTHERWISE:
-        _zipped = TABLE[_name].__name__ in ("Perceptron", "PassiveAggressiveClassifier") or hasattr(TABLE[_name], "predict_proba") and "Mixture" not in _name and _name not in UNZIPPED
-        declare(_name, np.float32, "f32")
-        declare(_name, np.float64, "f64", {"zipmap": False} if _zipped else None)
+        _zipped = hasattr(TABLE[_name], "predict_proba") and "Mixture" not in _name and _name not in UNZIPPED
+        _plain = {"zipmap": False} if _zipped or _name in SCORED else None
+        declare(_name, np.float32, "f32", _plain if _name in SCORED else None)
+        declare(_name, np.float64, "f64", _plain)
         if _zipped:
             declare(_name, np.float32, "f32_arrays", {"zipmap": False})
             declare(_name, np.float32, "f32_binary", {"zipmap": False}, classes=2)

@@ -57,7 +57,7 @@ def answers(fitted: Any, options: Mapping[str, Any] | None) -> Callable[[Any], S
     if is_classifier(last) and hasattr(fitted, "decision_function"):
         return lambda x: (fitted.predict(x), two_sided(fitted.decision_function(x)))
     if is_outlier_detector(last):
-        return lambda x: (fitted.predict(x)[:, None], fitted.decision_function(x)[:, None])
+        return lambda x: (fitted.predict(x), fitted.decision_function(x))
     if hasattr(fitted, "predict") and hasattr(fitted, "transform") and hasattr(fitted, "cluster_centers_"):
         return lambda x: (fitted.predict(x), fitted.transform(x))
     if hasattr(fitted, "predict"):
