@@ -23,6 +23,7 @@ from gpuonnx.ir.sizes import SizeProgram
 from gpuonnx.kernels.cpu.executor import Executor
 from gpuonnx.planner.program import Program
 from gpuonnx.runtime.deadline import time_limit
+from gpuonnx.runtime.feed import prepare
 from gpuonnx.runtime.loaded import LoadedProgram
 from gpuonnx.runtime.saved import Compiled, Header, Library, cold, named_shape, session_key, stamp_of
 from gpuonnx.runtime.variants import Context, Executable, Stats
@@ -170,7 +171,6 @@ class Session:
             if done is not None:
                 self.stats.ran()
                 return dict(zip(self.procedure.outputs, done, strict=True))
-        from gpuonnx.runtime.feed import prepare
         over = [i for i in self.procedure.defaults if i.name in inputs] if isinstance(inputs, Mapping) else []
         infos = (*self.procedure.inputs, *over) if over else self.procedure.inputs
         values = prepare(infos, inputs)
