@@ -15,8 +15,6 @@ import numpy as np
 from gpuonnx.codegen.cache import KernelCache
 from gpuonnx.config import default_threads
 from gpuonnx.devices.choose import accelerator_for
-from gpuonnx.devices.cpu import Cpu
-from gpuonnx.devices.device import Accelerator
 from gpuonnx.errors import InputError
 from gpuonnx.importer.load import Limits, Source, open_model
 from gpuonnx.importer.procedure import Argument, InputInfo, Procedure, is_tensor
@@ -25,11 +23,13 @@ from gpuonnx.ir.sizes import SizeProgram
 from gpuonnx.kernels.cpu.executor import Executor
 from gpuonnx.planner.program import Program
 from gpuonnx.runtime.deadline import time_limit
+from gpuonnx.runtime.feed import prepare
 from gpuonnx.runtime.loaded import LoadedProgram
 from gpuonnx.runtime.saved import Compiled, Header, Library, cold, named_shape, session_key, stamp_of
 from gpuonnx.runtime.variants import Context, Executable, Stats
 
 if TYPE_CHECKING:
+    from gpuonnx.devices.device import Accelerator
     from gpuonnx.importer.lower import Lowered
 
 
@@ -56,22 +56,24 @@ class Io:
 class Compiler:
     """The way from a procedure to a variant; `compile` is the whole of it."""
 
-    def __init__(self, cpu: Cpu, accelerator: Accelerator | None, options: Options) -> None:
-        self.cpu, self.accelerator, self.options = cpu, accelerator, options
+    def __init__(self, cache: KernelCache, accelerator: Accelerator | None, options: Options) -> None:
+        self.cache, self.accelerator, self.options = cache, accelerator, options
 
     def compile(self, procedure: Procedure, arguments: Sequence[Argument]) -> Compiled:
         """Every stage, once: lower, simplify, place, fuse, plan."""
         from gpuonnx import passes
+        from gpuonnx.devices.cpu import Cpu
         from gpuonnx.importer.lower import lower
         from gpuonnx.planner.place import place
         from gpuonnx.planner.plan import plan
         options, trace = self.options, passes.Trace()
+        cpu = Cpu(self.cache, options.winograd)
         lowered = lower(procedure, arguments)
         off = options.off if self.accelerator is None else options.off | passes.HOST_ONLY
         graph = passes.run_pipeline(lowered.graph, passes.DEVICE_FREE, off, options.stop_after, trace)
-        placement = place(graph, self.cpu, self.accelerator)
+        placement = place(graph, cpu, self.accelerator)
         placement = passes.run_placed(placement, passes.PER_DEVICE, options.off, options.stop_after, trace)
-        program = plan(placement, self.cpu, self.accelerator, _binding(lowered.graph, arguments))
+        program = plan(placement, cpu, self.accelerator, _binding(lowered.graph, arguments))
         return _compiled(lowered, program, arguments, {"graph": lowered.graph, "passes": trace, "final": placement.graph})
 
 
@@ -107,12 +109,10 @@ class Session:
         self.source, self.limits, self.device, self.options, self.cache = source, limits, device, options, cache
         self.threads = threads or default_threads()
         self.accelerator, self.stats = accelerator, Stats()
-        cpu = Cpu(cache, options.winograd)
         executor = Executor(cache.addresses)
         library = Library(cache, session_key(source.digest, device, options)) if accelerator is None else None
-        self.context = Context(executor, executor.pool(self.threads), Compiler(cpu, accelerator, options).compile, self._load_program, accelerator,
+        self.context = Context(executor, executor.pool(self.threads), Compiler(cache, accelerator, options).compile, self._load_program, accelerator,
                                self.stats, options.loop_limit, library)
-        self._cpu = cpu
         header = library.header() if library is not None else None
         if header is None:
             self.procedure = self._model()
@@ -136,7 +136,7 @@ class Session:
         return Header(procedure.name, procedure.inputs, procedure.outputs, procedure.output_infos, files, procedure.defaults)
 
     def _load_program(self, program: Program) -> LoadedProgram:
-        loaded = LoadedProgram(program, self.context.executor, self._cpu.compile, self.accelerator, self.options.memory_limit)
+        loaded = LoadedProgram(program, self.context.executor, self.cache.addresses, self.accelerator, self.options.memory_limit)
         self.stats.compiled = self.cache.compiled + getattr(self.accelerator, "compiled", 0)
         self.stats.cache_hits = self.cache.hits
         return loaded
@@ -171,7 +171,6 @@ class Session:
             if done is not None:
                 self.stats.ran()
                 return dict(zip(self.procedure.outputs, done, strict=True))
-        from gpuonnx.runtime.feed import prepare
         over = [i for i in self.procedure.defaults if i.name in inputs] if isinstance(inputs, Mapping) else []
         infos = (*self.procedure.inputs, *over) if over else self.procedure.inputs
         values = prepare(infos, inputs)

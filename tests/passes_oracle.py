@@ -13,7 +13,8 @@ from gpuonnx.ir.dims import Dim
 from gpuonnx.ir.evaluate import evaluate
 from gpuonnx.ir.types import numpy_dtype
 from gpuonnx.passes import Trace, function, run_placed
-from gpuonnx.planner.place import HOST, Placement
+from gpuonnx.planner.place import Placement
+from gpuonnx.planner.program import HOST
 
 
 def run(graph: g.Graph, feeds: Sequence[np.ndarray]) -> list[np.ndarray]:

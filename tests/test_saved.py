@@ -45,6 +45,15 @@ def test_a_warm_process_compiles_and_imports_nothing(model: Path, tmp_path: Path
     assert elsewhere(model, cache, "yes") == "[0.0, 0.0, 0.0, 0.0] 0 False False"
 
 
+def test_a_warm_process_imports_nothing_more(model: Path, tmp_path: Path) -> None:
+    code = ("import sys, numpy as np, gpuonnx; known = set(sys.modules)\n"
+            "session = gpuonnx.load(sys.argv[1], cache_dir=sys.argv[2], device='cpu')\n"
+            "for _ in range(3): session.run({'x': np.ones((3, 4), np.float32), 'c': np.array(True)})\n"
+            "print(sorted(m for m in set(sys.modules) - known if 'numpy' not in m))")
+    runs = [subprocess.run([sys.executable, "-c", code, str(model), str(tmp_path)], capture_output=True, text=True, check=True) for _ in range(2)]
+    assert runs[1].stdout.strip() == "[]"
+
+
 def test_a_branch_not_seen_before_is_compiled_from_the_model(model: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     elsewhere(model, cache, "yes")

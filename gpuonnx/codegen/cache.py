@@ -9,7 +9,6 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -154,13 +153,14 @@ class Store:
     def put(self, key: str, payload: Payload, whole: int | None = None) -> bool:
         """Store; False where the directory cannot be written. A load reads the first `whole` bytes in full and samples the rest
         (default: all up to 4 MiB)."""
+        from tempfile import mkstemp
         path = self.path(key)
         temporary = ""
         if whole is None:
             whole = len(payload) if len(payload) <= WHOLE else 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            handle, temporary = tempfile.mkstemp(prefix=".", suffix=".new", dir=path.parent)
+            handle, temporary = mkstemp(prefix=".", suffix=".new", dir=path.parent)
             with open(handle, "wb") as file:
                 file.write(HEADER.pack(MAGIC, len(payload), _digest(payload, whole), whole))
                 file.write(payload)

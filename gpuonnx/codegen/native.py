@@ -6,7 +6,6 @@ may leave undefined only names of `ALLOWED`: an unresolved name would not fail a
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import json
 import os
 import platform
@@ -296,7 +295,8 @@ def check(obj: bytes, symbol: str) -> set[str]:
 
 @cache
 def _libm() -> ctypes.CDLL | None:
-    path = ctypes.util.find_library("m")
+    from ctypes.util import find_library
+    path = find_library("m")
     return ctypes.CDLL(path) if path else None
 
 

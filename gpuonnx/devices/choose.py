@@ -3,9 +3,12 @@ from __future__ import annotations
 
 import sys
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-from gpuonnx.devices.device import Accelerator
 from gpuonnx.errors import DeviceError
+
+if TYPE_CHECKING:
+    from gpuonnx.devices.device import Accelerator
 
 _said: set[str] = set()
 

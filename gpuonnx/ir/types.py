@@ -46,16 +46,21 @@ def numpy_dtype(name: str) -> np.dtype:
     if name == INDEX:
         return np.dtype(np.int64)
     spelled = TYPES[name].numpy_name
-    if spelled in ("bool", "object") or hasattr(np, spelled):
+    if _in_numpy(spelled):
         return np.dtype(spelled)
     import ml_dtypes
     found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, spelled))
     return found
 
 
+def _in_numpy(spelled: str) -> bool:
+    return spelled in ("bool", "object") or hasattr(np, spelled)
+
+
 @cache
-def _by_numpy() -> dict[np.dtype, str]:
-    return {numpy_dtype(name): name for name in TYPES}
+def _by_numpy(lacking: bool) -> dict[np.dtype, str]:
+    """With or without the types that NumPy lacks, for which ml_dtypes has to be imported."""
+    return {numpy_dtype(name): name for name, row in TYPES.items() if lacking or _in_numpy(row.numpy_name)}
 
 
 @cache
@@ -64,7 +69,8 @@ def of_numpy(dtype: np.dtype) -> str:
     dtype = np.dtype(dtype).newbyteorder("=")
     if dtype.kind in "UST":
         return "str"
-    return _by_numpy()[dtype]
+    found = _by_numpy(False).get(dtype)
+    return found if found is not None else _by_numpy(True)[dtype]
 
 
 def kind(name: str) -> str:

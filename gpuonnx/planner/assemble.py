@@ -18,7 +18,8 @@ from gpuonnx.ir.sizes import evaluate
 from gpuonnx.kernels.contract import Build, Layout
 from gpuonnx.planner.layout import Layouts, Physical
 from gpuonnx.planner.memory import Buffer
-from gpuonnx.planner.place import DEVICE, HOST, Placement
+from gpuonnx.planner.place import Placement
+from gpuonnx.planner.program import DEVICE, HOST
 
 UNKNOWN = 4096
 

@@ -13,7 +13,7 @@ from gpuonnx.planner import memory
 from gpuonnx.planner import program as p
 from gpuonnx.planner.assemble import Action, Assembler, Place
 from gpuonnx.planner.memory import Buffer
-from gpuonnx.planner.place import DEVICE, HOST
+from gpuonnx.planner.program import DEVICE, HOST
 
 
 class Emitter:

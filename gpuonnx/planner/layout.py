@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from gpuonnx.devices.device import Device, Wish, Wishes
 from gpuonnx.ir import graph as g
 from gpuonnx.ir.dims import Dim, dmax
-from gpuonnx.planner.place import HOST, Placement
+from gpuonnx.planner.place import Placement
+from gpuonnx.planner.program import HOST
 
 Halo = tuple[tuple[Dim, Dim], ...]
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from gpuonnx.devices.device import Device
 from gpuonnx.ir import graph as g
 from gpuonnx.ir import types
+from gpuonnx.planner.program import DEVICE, HOST
 
-HOST, DEVICE = "host", "device"
 SMALL = 64
 
 

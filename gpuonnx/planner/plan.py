@@ -10,8 +10,8 @@ from gpuonnx.ir import graph as g
 from gpuonnx.planner.assemble import Assembler
 from gpuonnx.planner.emit import Emitter
 from gpuonnx.planner.layout import choose
-from gpuonnx.planner.place import DEVICE, HOST, Placement, place
-from gpuonnx.planner.program import Program
+from gpuonnx.planner.place import Placement, place
+from gpuonnx.planner.program import DEVICE, HOST, Program
 
 
 def select(placement: Placement, devices: Mapping[str, Device]) -> Placement:

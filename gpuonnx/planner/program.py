@@ -9,6 +9,8 @@ import numpy as np
 
 from gpuonnx.kernels.contract import Kernel
 
+HOST, DEVICE = "host", "device"
+
 
 @dataclass(frozen=True)
 class TensorRef:

@@ -11,7 +11,7 @@ from gpuonnx.importer.procedure import is_tensor
 from gpuonnx.ir import types
 from gpuonnx.kernels.contract import CTX_CODE, CTX_LIMIT, CTX_STEP, CTX_VALUE, ERROR_CANCELLED, ERROR_DIVIDE, ERROR_INDEX
 from gpuonnx.planner import program as p
-from gpuonnx.planner.place import HOST
+from gpuonnx.planner.program import HOST
 from gpuonnx.runtime.deadline import current_deadline
 from gpuonnx.runtime.frame import Frame, check_out, room
 from gpuonnx.runtime.host_text import HOST_FUNCTIONS

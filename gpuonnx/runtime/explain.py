@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from gpuonnx.planner import program as p
-from gpuonnx.planner.place import DEVICE, HOST
+from gpuonnx.planner.program import DEVICE, HOST
 from gpuonnx.runtime.variants import Executable, Variant
 
 if TYPE_CHECKING:

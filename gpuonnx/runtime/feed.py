@@ -1,7 +1,6 @@
 """What the user gives as inputs, checked and made ready: by name, in order, contiguous, of the declared types."""
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +24,7 @@ def _names(infos: Sequence[InputInfo], named: Mapping[str, Any]) -> None:
     """Raise InputError for a name that is no input's, or an input that is not there."""
     unknown = [n for n in named if n not in {i.name for i in infos}]
     if unknown:
+        import difflib
         folded = {i.name.casefold(): i.name for i in infos}
         close = difflib.get_close_matches(str(unknown[0]).casefold(), list(folded), 1, 0.5)
         hint = f"; did you mean {folded[close[0]]!r}?" if close else "."

@@ -14,8 +14,7 @@ from gpuonnx.errors import InputError, MemoryLimitError, ShapeError
 from gpuonnx.ir import types
 from gpuonnx.kernels.contract import CTX_WORDS
 from gpuonnx.kernels.cpu.executor import real_word, word_real
-from gpuonnx.planner.place import DEVICE, HOST
-from gpuonnx.planner.program import SymbolRef, TensorRef
+from gpuonnx.planner.program import DEVICE, HOST, SymbolRef, TensorRef
 from gpuonnx.runtime.loaded import LoadedProgram, LoadedSide
 
 ALIGNMENT = 64

@@ -2,16 +2,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuonnx.devices.device import Accelerator
 from gpuonnx.ir import types
 from gpuonnx.ir.sizes import SizeProgram
 from gpuonnx.kernels.cpu.executor import Executor, encode_sizes
-from gpuonnx.planner.place import DEVICE, HOST
-from gpuonnx.planner.program import Program, Side
+from gpuonnx.planner.program import DEVICE, HOST, Program, Side
+
+if TYPE_CHECKING:
+    from gpuonnx.devices.device import Accelerator
 
 
 class LoadedSide:

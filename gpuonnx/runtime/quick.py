@@ -12,8 +12,7 @@ import numpy as np
 from gpuonnx.ir.types import numpy_dtype
 from gpuonnx.kernels.contract import CTX_CODE
 from gpuonnx.kernels.cpu.executor import SLICE_NS
-from gpuonnx.planner.place import HOST
-from gpuonnx.planner.program import Run, TensorRef
+from gpuonnx.planner.program import HOST, Run, TensorRef
 from gpuonnx.runtime.deadline import current_deadline
 from gpuonnx.runtime.frame import Frame, memory
 

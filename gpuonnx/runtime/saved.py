@@ -142,7 +142,7 @@ def cold(name: str, inputs: tuple[InputInfo, ...], outputs: tuple[str, ...], inf
     return Procedure(name, (), inputs, outputs, {}, Environment({}), infos, cold=True, defaults=defaults)
 
 
-def dumps(saved: Any) -> bytes:
+def dumps(saved: Any) -> memoryview:
     """One blob: lengths, pickle, arrays."""
     text = io.BytesIO()
     pickler = Pickler(text)
@@ -155,7 +155,7 @@ def dumps(saved: Any) -> bytes:
     for value in pickler.arrays:
         at = start + pickler.offsets[id(value)]
         out[at:at + value.nbytes] = np.ascontiguousarray(value).reshape(-1).view(np.uint8).data
-    return bytes(out)
+    return memoryview(out).toreadonly()
 
 
 def loads(blob: Any) -> Any:

@@ -5,11 +5,10 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuonnx.devices.device import Accelerator
 from gpuonnx.errors import CompileError, ShapeError
 from gpuonnx.importer.procedure import Argument, Procedure
 from gpuonnx.ir import types
@@ -22,6 +21,9 @@ from gpuonnx.runtime.loaded import LoadedProgram
 from gpuonnx.runtime.quick import Quick, Quicks
 from gpuonnx.runtime.saved import Compiled, Library
 from gpuonnx.runtime.spin import Spin
+
+if TYPE_CHECKING:
+    from gpuonnx.devices.device import Accelerator
 
 SMALL_ELEMENTS = 64
 MOST_RECENT = 256
