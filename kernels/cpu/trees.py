@@ -15,7 +15,7 @@ import numpy as np
 from gpuonnx.ir.dims import Dim, dmax, dmin, floordiv
 from gpuonnx.ir.types import size
 from gpuonnx.kernels.contract import Arg, Build, Kernel, Packed, Ref, Spec, Step
-from gpuonnx.kernels.cpu.tree_layout import LANES, pack
+from gpuonnx.kernels.cpu.tree_layout import LANES, Packing, pack
 
 STRANDS = 64
 TASKS = 16
@@ -29,6 +29,18 @@ def supports(call: Spec) -> str | None:
     return None if x is not None and x.dtype in ("f32", "f64") else "tree ensembles compute in float32 or float64"
 
 
+def shares(p: Packing, rows: Dim, column_bytes: int, unit: int) -> tuple[Dim, Dim, Dim, Dim]:
+    """Rows of a block, blocks, how many of them stand in memory at once, and tasks that share the segments of each: by sizes alone."""
+    segments = len(p.segments) - 1
+    most = max(LANES, min(MOST_ROWS, BUFFER_BYTES // max(column_bytes, segments * p.stride * unit) // LANES * LANES))
+    least = min(most, LANES * -(-STEPS_A_TASK // (LANES * max(1, p.steps))))
+    tasks = LANES * -(-TASKS // segments)
+    block = dmin(most, dmax(least, LANES * floordiv(rows + tasks - 1, tasks)))
+    blocks = floordiv(rows + block - 1, block)
+    splits = dmin(segments, floordiv(rows * p.steps, STEPS_A_TASK), floordiv(STRANDS, dmax(1, blocks)))
+    return block, blocks, dmin(blocks, STRANDS), dmax(1, splits)
+
+
 def build(call: Spec) -> Build:
     x, out = call.inputs[0], call.outputs[0]
     assert x is not None
@@ -38,15 +50,8 @@ def build(call: Spec) -> Build:
     count = out.shape[1]
     assert isinstance(count, int)
     p = pack(nodes, thresholds, roots, targets, weights, count, fold)
-    segments = max(1, len(p.segments) - 1)
-    row_bytes = max((len(columns) + 1) * unit, segments * p.stride * unit)
-    most = max(LANES, min(MOST_ROWS, BUFFER_BYTES // row_bytes // LANES * LANES))
-    block = dmin(most, dmax(LANES, LANES * floordiv(rows + LANES * -(-TASKS // segments) - 1, LANES * -(-TASKS // segments))))
-    blocks = floordiv(rows + block - 1, block)
-    strands = dmin(blocks, STRANDS)
-    splits: Dim = 1
-    if segments > 1:
-        splits = dmax(1, dmin(segments, floordiv(rows * p.steps, STEPS_A_TASK), floordiv(STRANDS, dmax(1, blocks))))
+    segments = len(p.segments) - 1
+    block, blocks, strands, splits = shares(p, rows, (len(columns) + 1) * unit, unit)
     args: dict[str, Arg] = {
         "x": Ref("in", 0), "columns": Ref("in", 1), "nodes": Ref("packed", 0), "trees": Ref("packed", 1), "chunks": Ref("packed", 2),
         "segments": Ref("packed", 3), "weights": Ref("packed", 4), "ranges": Ref("packed", 5), "out": Ref("out", 0),
