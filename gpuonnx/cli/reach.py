@@ -67,7 +67,7 @@ def has_body(name: str, device: str = "cpu") -> bool:
 def _named(function: FunctionType) -> list[Any]:
     """The functions that a function's code names: globals, closed-over values, defaults, what it imports, tables of functions."""
     found: list[Any] = [cell.cell_contents for cell in function.__closure__ or () if _is_set(cell)]
-    found += [*function.__defaults__ or (), *(function.__kwdefaults__ or {}).values()]
+    found += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     module: Any = None
     for code in _codes(function.__code__):
         for step in dis.get_instructions(code):
