@@ -14,7 +14,7 @@ from gpuonnx.kernels.cpu.recurrent import DIRECTIONS, supports
 from gpuonnx.kernels.cuda.expression import TAGS
 from gpuonnx.kernels.cuda.source import kernel
 
-THREADS, TURN_THREADS = {"f32": 512, "f64": 256}, 256
+THREADS, TURN_THREADS = {"f32": 384, "f64": 256}, 256
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 STATE = 32 << 10
 MOST_CODES, SCALES = 6, 7
