@@ -153,15 +153,14 @@ class Store:
     def put(self, key: str, payload: Payload, whole: int | None = None) -> bool:
         """Store; False where the directory cannot be written. A load reads the first `whole` bytes in full and samples the rest
         (default: all up to 4 MiB)."""
-        from tempfile import mkstemp
         path = self.path(key)
         temporary = ""
         if whole is None:
             whole = len(payload) if len(payload) <= WHOLE else 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            handle, temporary = mkstemp(prefix=".", suffix=".new", dir=path.parent)
-            with open(handle, "wb") as file:
+            temporary = str(path.parent / f".{os.getpid()}-{os.urandom(8).hex()}.new")
+            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(HEADER.pack(MAGIC, len(payload), _digest(payload, whole), whole))
                 file.write(payload)
             os.replace(temporary, path)
