@@ -5,6 +5,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import on_devices
 import pytest
 from op_runner import cases_of, check_case, compare, node_model, run_node
 
@@ -117,12 +118,13 @@ def test_dropout_drops_only_in_training() -> None:
     assert run_node("Dropout", [x], 1, outputs=2, is_test=0)[1].mean() < 0.6
 
 
+@pytest.mark.usefixtures("every_device")
 @pytest.mark.parametrize("seed", [0, 42, 2**32 - 1])
 @pytest.mark.parametrize("count", [0, 1, 312, 313, 2000])
 def test_dropout_with_a_seed_draws_what_numpy_draws(seed: int, count: int) -> None:
     """As the standard's reference implementation does."""
     inputs = [np.ones(count, np.float64), np.array(0.3), np.array(True)]
-    session = gpuonnx.load(node_model("Dropout", inputs, 13, 2, seed=seed), device="cpu", threads=1)
+    session = gpuonnx.load(node_model("Dropout", inputs, 13, 2, seed=seed), device=on_devices.current, threads=1)
     expected = np.random.RandomState(seed).uniform(size=count) >= 0.3
     assert session.run(inputs)["y1"].tolist() == expected.tolist()
     assert session.run(inputs)["y1"].tolist() == expected.tolist()
