@@ -11,14 +11,16 @@ from gpuonnx.ops.text import WHY
 
 
 @microsoft("Tokenizer")
-def tokenizer(x: Tensor, *, mark: int, mincharnum: int, pad_value: str, separators: Sequence[str] | None = None, tokenexp: str | None = None) -> Any:
+def tokenizer(x: Tensor, *, mark: int, mincharnum: int, pad_value: str, separators: Sequence[str] | None = None,
+              tokenexp: str | None = None) -> Any:
     """The tokens of each string on a new last axis, padded; `mark` puts U+0002 before and U+0003 behind them.
 
     The tokens are what matches `tokenexp`, or what lies between the `separators` (an empty one: single characters)."""
     if bool(separators) == bool(tokenexp):
         raise ModelError("Tokenizer takes separators or tokenexp, one of the two")
     out: Any = Spec("str", (*x.shape, None))  # type: ignore[arg-type]
-    return host("tokenizer", x, out=out, why=WHY, mark=bool(mark), least=mincharnum, padding=pad_value, separators=tuple(separators or ()), expression=tokenexp)
+    return host("tokenizer", x, out=out, why=WHY, mark=bool(mark), least=mincharnum, padding=pad_value,
+                separators=tuple(separators or ()), expression=tokenexp)
 
 
 @microsoft("MurmurHash3")
