@@ -26,4 +26,5 @@ def tokenizer(x: Tensor, *, mark: int, mincharnum: int, pad_value: str, separato
 @microsoft("MurmurHash3")
 def murmur_hash(x: Tensor, *, positive: int = 1, seed: int = 0) -> Any:
     """MurmurHash3_x86_32 of each element's bytes, as u32 or (`positive` 0) i32."""
-    return host("murmur_hash", x, out=Spec("u32" if positive else "i32", x.shape), why="hashes are computed in Python", seed=seed, positive=bool(positive))
+    out = Spec("u32" if positive else "i32", x.shape)
+    return host("murmur_hash", x, out=out, why="hashes are computed in Python", seed=seed, positive=bool(positive))
