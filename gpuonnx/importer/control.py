@@ -37,7 +37,8 @@ def body(frame: Frame, name: str, graph: onnx.GraphProto, given: Sequence[InputI
             tensors.append(t)
             infos.append(info_of(outer, t))
     outputs = tuple(input_info(o) for o in graph.output)
-    procedure = Procedure(name, bound(graph.node, frame.attributes), tuple(infos), tuple(o.name for o in graph.output), constants, frame.environment, outputs)
+    procedure = Procedure(name, bound(graph.node, frame.attributes), tuple(infos),
+                          tuple(o.name for o in graph.output), constants, frame.environment, outputs)
     return procedure, tensors
 
 

@@ -11,10 +11,10 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
-import keras  # noqa: E402
-import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
-from exports import matrix  # noqa: E402
+import keras
+import numpy as np
+import tensorflow as tf
+from exports import matrix
 
 Made = tuple[Any, list[Any]]
 

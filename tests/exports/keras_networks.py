@@ -191,7 +191,7 @@ def densenet() -> Made:
     i = keras.Input((16, 16, 3))
     a = L.Conv2D(8, 3, padding="same")(i)
     b = L.Concatenate()([a, L.Conv2D(4, 3, padding="same")(L.ReLU()(L.BatchNormalization()(a)))])
-    return keras.Model(i, L.Dense(5)(L.GlobalAveragePooling2D()(L.AveragePooling2D()(b)))), [x(1, 16, 16, 3), x(2, 16, 16, 3)]
+    return keras.Model(i, L.Dense(5)(L.GlobalAveragePooling2D()(L.AveragePooling2D(2)(b)))), [x(1, 16, 16, 3), x(2, 16, 16, 3)]
 
 
 @network

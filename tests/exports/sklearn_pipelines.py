@@ -135,7 +135,7 @@ def one_against_rest_trees() -> matrix.Export:
 @model
 def one_against_one_vectors() -> matrix.Export:
     made, x = fitted(OneVsOneClassifier(svm.LinearSVC()))
-    return convert(made, x, answer=lambda q: (made.predict(q), made.decision_function(q)))
+    return convert(made, x, answer=lambda q: (made.predict(q)[:, None], made.decision_function(q)))
 
 
 @model
@@ -164,11 +164,6 @@ def nearest_by_distance() -> matrix.Export:
 def nearest_regression() -> matrix.Export:
     x, _ = blobs()
     return convert(neighbors.KNeighborsRegressor(3, weights="distance").fit(x, x[:, :2]), x)
-
-
-@model
-def gaussian_process_binary() -> matrix.Export:
-    return classifier(gaussian_process.GaussianProcessClassifier(random_state=0), classes=2, dtype=np.float64, zipmap=False)
 
 
 @model

@@ -148,7 +148,7 @@ def fourier_2d() -> Made:
 @network()
 def spectrogram() -> Made:
     def f(x: torch.Tensor) -> Any:
-        z = torch.stft(x, 16, 8, 16, torch.hann_window(16), return_complex=False if x.requires_grad else True, center=True)
+        z = torch.stft(x, 16, 8, 16, torch.hann_window(16), return_complex=True, center=True)
         return torch.view_as_real(z)
     return Fn(f), [t(2, 64), t(3, 64)]
 
