@@ -17,8 +17,55 @@ def axis(number: int) -> str:
     return AXES[number] if number < len(AXES) else f"i{number}"
 
 
+def size(d: Any) -> str:
+    """A Dim as one writes it: `(H + 1)//2 - 1`; a symbol whose name is no plain word stands in quotes."""
+    return _sum(d.terms) if isinstance(d, Poly) else str(d)
+
+
+def _sum(terms: Sequence[tuple[tuple[Atom, ...], int]]) -> str:
+    """Positive terms first, a constant last."""
+    out = ""
+    for atoms, count in sorted(terms, key=lambda t: (not t[0], t[1] < 0)):
+        text = _term(atoms, abs(count))
+        out += (" - " if count < 0 else " + ") + text if out else ("-" if count < 0 else "") + text
+    return out or "0"
+
+
+def _term(atoms: Sequence[Atom], count: int) -> str:
+    if len(atoms) == 1 and count == 1:
+        return _atom(atoms[0])
+    return "*".join([str(count)] * (count != 1 or not atoms) + [_factor(a) for a in atoms])
+
+
+def _atom(a: Atom) -> str:
+    if a.op == "sym":
+        name = str(a.args[0])
+        return name if re.fullmatch(r"[\w.\[\]:/-]*[^\W\d][\w.\[\]:/-]*", name) and "//" not in name and "-" not in name else repr(name)
+    if a.op in ("//", "%"):
+        return f"{_factor(a.args[0])}{a.op}{_factor(a.args[1])}"
+    if a.op in ("eq0", "lt0") and isinstance(a.args[0], Poly):
+        terms = a.args[0].terms
+        left, right = [t for t in terms if t[1] > 0], [(m, -c) for m, c in terms if c < 0]
+        return f"({_sum(left)} {'==' if a.op == 'eq0' else '<'} {_sum(right)})"
+    return f"{a.op}({', '.join(map(size, a.args))})"
+
+
+def _factor(x: Any) -> str:
+    text = _atom(x) if isinstance(x, Atom) else size(x)
+    return text if re.fullmatch(r"[\w.\[\]]+", text) or text[0] == "(" and isinstance(x, Atom) and x.op in ("eq0", "lt0") else f"({text})"
+
+
+def shape(sizes: Sequence[Any]) -> str:
+    return "[" + ", ".join(map(size, sizes)) + "]"
+
+
 def expression(e: Expr) -> str:
     """One line; a sub-expression used more than once is named t0, t1... before it."""
+    return "; ".join(statements(e))
+
+
+def statements(e: Expr) -> list[str]:
+    """`t0 = ...` for each sub-expression used more than once, then the whole."""
     uses: dict[Expr, int] = {}
     order = postorder((e,))
     for x in order:
@@ -32,14 +79,16 @@ def expression(e: Expr) -> str:
             lets.append(f"t{len(lets)} = {text}")
             text = f"t{len(lets) - 1}"
         texts[x] = text
-    whole = "; ".join([*lets, texts[e]])
-    return whole if len(whole) <= LONGEST else whole[:LONGEST] + f"... ({len(order)} nodes)"
+    whole = [*lets, texts[e]]
+    if sum(map(len, whole)) <= LONGEST:
+        return whole
+    return ["; ".join(whole)[:LONGEST] + f"... ({len(order)} nodes)"]
 
 
 def _text(x: Expr, args: list[str]) -> str:
     match x.op:
         case "const": return repr(x.value) if x.dtype in ("f32", "ix") else f"{x.dtype}({x.value})"
-        case "dim": return str(x.value)
+        case "dim": return _factor(x.value) if isinstance(x.value, Poly) else str(x.value)
         case "index": return axis(x.value)
         case "folded": return f"folded{x.value[0]}.{x.value[1]}"
         case "load": return f"{_input(x.value)}[{', '.join(args)}]"

@@ -54,7 +54,11 @@ def _passes(variant: Variant) -> str:
 
 
 def _plan(variant: Variant) -> str:
-    program = variant.loaded.program
+    return plan_text(variant.loaded.program)
+
+
+def plan_text(program: p.Program) -> str:
+    """Node by node where it runs and why, then the order and the memory."""
     steps = Counter((name, number) for name, side in program.sides.items() for number in side.step_nodes)
     common, often = Counter(node.why for node in program.nodes).most_common(1)[0] if program.nodes else ("", 0)
     common = common if often > 1 else ""
