@@ -155,7 +155,9 @@ def _what(n: g.Node, given: Sequence[str]) -> tuple[str, list[str]]:
         case g.View(index=None): return "View(reshape)", []
         case g.View(): return f"View[{', '.join(map(expression, n.index or ()))}]", []
         case g.Map(): return "Map", statements(n.expr, given)
-        case g.Reduce(): return f"Reduce {n.fold} over {', '.join(map(axis, n.over))} in {shape(n.ranges)}", statements(n.expr, given)
+        case g.Reduce():
+            over = ", ".join(f"{axis(a)} < {size(n.ranges[a])}" for a in n.over)
+            return f"Reduce {n.fold} over {over}", statements(n.expr, given)
         case g.Prefix():
             how = " exclusive" * n.exclusive + " reverse" * n.reverse
             return f"Prefix {n.fold} along {axis(n.axis)}{how}", statements(n.expr, given)

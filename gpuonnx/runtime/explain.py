@@ -66,7 +66,7 @@ def plan_text(program: p.Program) -> str:
         names = ", ".join(dict.fromkeys(node.origins))
         why = "" if node.why == common else f"; {node.why}"
         count = steps[node.side, number] or "-"
-        lines.append(f"{node.side:6} {node.kind:18} {count:>5} {_bytes(node.bytes):>12}  {_cut(node.text, 80)}; {_cut(names, 120)}{why}")
+        lines.append(f"{node.side:6} {node.kind:18} {count:>5} {_bytes(node.bytes):>12}  {_cut(node.text, 80)}; {_cut(names, 90)}{why}")
     if common:
         lines.append(f"why, where no reason stands: {common}")
     return "\n".join([*lines, *_summary(program)])
