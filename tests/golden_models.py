@@ -129,7 +129,7 @@ MODELS: dict[str, Golden] = {
         xd = DequantizeLinear (q, sx, zx)
         wd = DequantizeLinear (w, sw, zw)
         y = MatMul (xd, wd)
-    }}""", {"x": (3, 8)}, {"x": (1, 8)}),
+    }}""", {"x": (3, 8)}, {"x": (1, 8)}, kernel="map"),
     "if_on_dims": Golden(f"""if_on_dims (float[N, M] x) => (float[N, P] y) {{
         {scalar("one", "int64", 1)}
         {scalar("axis", "int64", 1)}
@@ -171,7 +171,7 @@ MODELS: dict[str, Golden] = {
         joined = Concat <axis: int = 1> (p, q, r)
         y = Neg (joined)
         z = Identity (joined)
-    }}""", {"a": (3, 2), "b": (3, 3)}, {"a": (1, 2), "b": (1, 3)}),
+    }}""", {"a": (3, 2), "b": (3, 3)}, {"a": (1, 2), "b": (1, 3)}, kernel="map"),
     "reduce_axes": Golden(f"""reduce_axes (float[N, C, H, W] x) => (float[C] mean, float[N, C, 1, 1] most) {{
         {vector("outer", "int64", 0, 2, 3)}
         {vector("image", "int64", 2, 3)}
