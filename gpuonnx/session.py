@@ -78,12 +78,13 @@ class Compiler:
 
 
 def _compiled(lowered: Lowered, program: Program, arguments: Sequence[Argument], texts: dict[str, Any]) -> Compiled:
+    from gpuonnx.ir.show import answer
     inputs = list(lowered.graph.inputs)
     sources = {n: (inputs.index(s.value), s.axis, s.element) for n, s in lowered.graph.symbols.items() if s.value in inputs}
     questions = SizeProgram()
     answers = [(questions.register(q), answer) for q, answer in lowered.key]
     asked = {name for op, name in questions.slots if op == "sym"}
-    key = ", ".join(f"{q} = {a}" for q, a in lowered.key)
+    key = ", ".join(answer(q, a) for q, a in lowered.key)
     return Compiled(questions.slots, answers, key, {n: s for n, s in sources.items() if n in asked}, [named_shape(v.shape) for v in inputs],
                     program, arguments, lowered.rest, texts)
 

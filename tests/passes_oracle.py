@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from gpuonnx.importer.lower import lower
+from gpuonnx.importer.procedure import Argument
 from gpuonnx.ir import build as b
 from gpuonnx.ir import graph as g
 from gpuonnx.ir.builder import Builder
@@ -30,10 +32,29 @@ def run(graph: g.Graph, feeds: Sequence[np.ndarray]) -> list[np.ndarray]:
     bind()
     for node in graph.nodes:
         arrays = [values[v] for v in node.inputs]
-        results = _call(node, arrays, binding) if isinstance(node, g.Call) else evaluate(node, arrays, binding)
+        match node:
+            case g.Call(): results = _call(node, arrays, binding)
+            case g.Loop(): results = _loop(node, arrays)
+            case _: results = evaluate(node, arrays, binding)
         values.update(zip(node.outputs, results, strict=True))
         bind()
     return [values[v] for v in graph.outputs]
+
+
+def _loop(node: g.Loop, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The body, lowered for each turn's shapes, as often as trip count and condition say."""
+    given = list(arrays)
+    turns = int(given.pop(0)) if node.has_trip else None
+    going = bool(given.pop(0)) if node.has_condition else True
+    state, captures, scans, turn = given[:node.carried], given[node.carried:], [], 0
+    while going and (turns is None or turn < turns):
+        feeds = [np.array(turn, np.int64), np.array(going), *state, *captures]
+        body: Any = node.body
+        arguments = [Argument(i.dtype, f.shape) for i, f in zip(body.inputs, feeds, strict=True)]
+        still, *results = run(lower(body, arguments).graph, feeds)
+        going, state, turn = bool(still), results[:node.carried], turn + 1
+        scans.append(results[node.carried:])
+    return [*state, *(np.stack(column) for column in zip(*scans, strict=True))]
 
 
 def _call(node: g.Call, arrays: Sequence[np.ndarray], binding: Mapping[str, int | float]) -> list[np.ndarray]:

@@ -47,7 +47,7 @@ def test_before_anything_ran() -> None:
 
 @pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize(("stage", "words"), [
-    ("graph", ("inputs  x: f32[(N), 8]", "outputs y", "symbol N = axis 0 of x", "gemm", "then", "else")),
+    ("graph", ("inputs  x: f32[N, 8]", "outputs y", "symbol N = axis 0 of x", "gemm", "then", "else")),
     ("passes", ("main: variant for",)),
     ("plan", ("host ", "makes; ONNX nodes; why", "MatMul h", "order:", "in one call", "working memory", "constants", "one of two bodies")),
     ("kernels", ("host ", "llvm", "steps", "MatMul h")),

@@ -14,7 +14,7 @@ def run(graph: g.Graph, trace: Trace) -> g.Graph:
     """Keep what the outputs need. A symbol is needed where a live node's sizes name it; then so is its source."""
     live = _Live(graph)
     gone = [n for n in graph.nodes if not any(o in live.values for o in n.outputs)]
-    if gone and not trace.allow("unused", merged(*(n.origins for n in gone)), f"{len(gone)} nodes"):
+    if gone and not trace.allow("unused", merged(*(n.origins for n in gone)), f"{len(gone)} node{'s' * (len(gone) != 1)}"):
         return graph
     nodes = [n for n in graph.nodes if any(o in live.values for o in n.outputs)]
     sources = {name: s for name, s in graph.symbols.items() if name in live.symbols or s.value in live.values}

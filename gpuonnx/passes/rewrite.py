@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
 
@@ -32,7 +33,9 @@ class Trace:
     current: str = ""
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.events)) or "nothing was rewritten"
+        """A line for each rewrite; like ones that follow each other share one."""
+        runs = [(line, sum(1 for _ in same)) for line, same in groupby(map(str, self.events))]
+        return "\n".join(line if count == 1 else f"{line} ({count} times)" for line, count in runs) or "nothing was rewritten"
 
     @property
     def stopped(self) -> bool:

@@ -190,12 +190,13 @@ class Assembler:
                 self._fill(value, slab, Place(place.buffer, place.strides, at), physical.fill, side)
 
     def _fill(self, like: g.Value, shape: list[Dim], target: Place, fill: g.Value | None, side: str) -> None:
-        out = g.Value(like.dtype, tuple(shape))
+        out, maker = g.Value(like.dtype, tuple(shape)), self.makers.get(like)
+        origins = maker.origins if maker is not None else ()
         if fill is None:
-            node = g.Map((), (out,), expr=const(0, types.compute(like.dtype)), origins=("padding",))
+            node = g.Map((), (out,), expr=const(0, types.compute(like.dtype)), origins=origins)
         else:
-            node = g.Map((fill,), (out,), expr=load(0, fill.dtype, (0,) * fill.rank), origins=("padding",))
-        self.placement.why[node] = "the border that the convolution reads"
+            node = g.Map((fill,), (out,), expr=load(0, fill.dtype, (0,) * fill.rank), origins=origins)
+        self.placement.why[node] = "the border around it that a convolution reads"
         self._build(node, side, [self.place(v, side) for v in node.inputs], [target])
 
     # nodes

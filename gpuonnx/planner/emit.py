@@ -7,6 +7,7 @@ from gpuonnx.errors import ModelError
 from gpuonnx.ir import graph as g
 from gpuonnx.ir import types
 from gpuonnx.ir.dims import Dim
+from gpuonnx.ir.show import shape as shown
 from gpuonnx.ir.sizes import SizeProgram
 from gpuonnx.kernels.contract import Arg, Kernel, Ref, Step
 from gpuonnx.planner import memory
@@ -48,7 +49,11 @@ class Emitter:
         inputs = [self._tensor(v, HOST) for v in self.graph.inputs]
         outputs = [self._tensor(v, HOST) for v in self.graph.outputs]
         return p.Program(self.sizes.slots, self._slot_epochs(), symbols, checks, self.segments, self.sides, inputs, outputs,
-                         len(self.made.objects), self.nodes, self.procedures, arenas.used)
+                         len(self.made.objects), self.nodes, self.procedures, arenas.used, quiet=self._quiet())
+
+    def _quiet(self) -> list[str]:
+        loud = {o for info in self.nodes for o in info.origins}
+        return list(dict.fromkeys(o for node in self.graph.nodes for o in node.origins if o not in loud))
 
     # registers
     def _symbol(self, name: str, source: g.Source) -> p.SymbolRef:
@@ -132,7 +137,7 @@ class Emitter:
         why = placement.why.get(node, "")
         kind = node.kernel if isinstance(node, g.Call) else type(node).__name__
         total = sum(self.made.hint(_bytes(v)) for v in (*node.inputs, *node.outputs) if v.shape is not None)
-        text = ", ".join(f"{v.name or '_'}: {v.dtype}{list(v.shape) if v.shape is not None else ''}" for v in node.outputs)
+        text = ", ".join(f"{v.name or '_'}: {v.dtype}{shown(v.shape) if v.shape is not None else ''}" for v in node.outputs)
         self.nodes.append(p.NodeInfo(kind, node.origins, action.side, why, text, total))
         return len(self.nodes) - 1
 

@@ -9,6 +9,7 @@ from gpuonnx.ir import types
 from gpuonnx.planner.program import DEVICE, HOST
 
 SMALL = 64
+SIZES = "later sizes are read from it"
 
 
 @dataclass
@@ -68,17 +69,15 @@ def _copies(placement: Placement) -> None:
     home: dict[g.Value, str] = dict.fromkeys(graph.inputs, HOST)
     copied: dict[tuple[g.Value, str], g.Value] = {}
     nodes: list[g.Node] = []
+    origins: dict[g.Value, tuple[str, ...]] = {}
     read = {s.value for s in graph.symbols.values()}
-    sizes = g.Node((), (), origins=("size",))
-    placement.why[sizes] = "a size is read from it"
 
-    def on(value: g.Value, side: str, node: g.Node) -> g.Value:
+    def on(value: g.Value, side: str, why: str, reader: g.Node | None = None) -> g.Value:
         if value in graph.constants or home[value] == side or value.shape is None:
             return value
         if (value, side) not in copied:
             moved = g.Value(value.dtype, value.shape, value.name)
-            why = f"{_label(node)} runs on the {side}: {placement.why.get(node, '')}"
-            copy = g.Copy((value,), (moved,), why=why, origins=node.origins)
+            copy = g.Copy((value,), (moved,), why=why, origins=reader.origins if reader is not None else origins.get(value, ()))
             placement.side[copy], placement.why[copy] = side, why
             nodes.append(copy)
             home[moved] = side
@@ -93,20 +92,20 @@ def _copies(placement: Placement) -> None:
             placement.side[node] = side
             new: g.Node = node
         else:
-            new = node.moved({v: on(v, side, node) for v in node.inputs})
+            why = f"{_label(node)}, which reads it, {'runs on the host: ' if side == HOST else ''}{placement.why[node]}"
+            new = node.moved({v: on(v, side, why, node) for v in node.inputs})
         if new is not node:
             placement.side[new], placement.why[new] = side, placement.why[node]
             if node in placement.interpreted:
                 placement.interpreted.add(new)
         home.update(dict.fromkeys(new.outputs, side))
+        origins.update(dict.fromkeys(new.outputs, new.origins))
         nodes.append(new)
         for value in new.outputs:
             if value in read:
-                on(value, HOST, sizes)
-    marker = g.Node((), (), origins=("output",))
-    placement.why[marker] = "outputs are handed to the caller"
-    outputs = tuple(on(v, HOST, marker) for v in graph.outputs)
-    sources = {name: g.Source(on(s.value, HOST, marker) if s.value in home else s.value, s.axis, s.element) for name, s in graph.symbols.items()}
+                on(value, HOST, SIZES)
+    outputs = tuple(on(v, HOST, "outputs are handed to the caller") for v in graph.outputs)
+    sources = {name: g.Source(on(s.value, HOST, SIZES) if s.value in home else s.value, s.axis, s.element) for name, s in graph.symbols.items()}
     placement.graph = g.Graph(graph.inputs, outputs, nodes, graph.constants, sources, graph.requirements)
 
 

@@ -166,6 +166,8 @@ class NodeInfo:
 
 @dataclass
 class Program:
+    """`quiet` names the ONNX nodes for which nothing runs: views, and concatenations whose parts are made in place."""
+
     slots: list[tuple[str, Any]]
     epochs: list[int]
     symbols: list[SymbolRef]
@@ -179,3 +181,4 @@ class Program:
     procedures: list[Any]
     peak: int
     declared: list[tuple[int, ...]] = field(default_factory=list)
+    quiet: list[str] = field(default_factory=list)

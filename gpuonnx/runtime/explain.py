@@ -54,34 +54,54 @@ def _passes(variant: Variant) -> str:
 
 
 def _plan(variant: Variant) -> str:
-    program = variant.loaded.program
+    return plan_text(variant.loaded.program)
+
+
+def plan_text(program: p.Program) -> str:
+    """Node by node where it runs and why, then the order and the memory."""
     steps = Counter((name, number) for name, side in program.sides.items() for number in side.step_nodes)
-    common, often = Counter(node.why for node in program.nodes).most_common(1)[0] if program.nodes else ("", 0)
-    common = common if often > 1 else ""
-    lines = [f"{'side':6} {'what':18} {'steps':>5} {'KiB':>10}  makes; ONNX nodes; why"]
+    common = _common_reason(program)
+    lines = [f"{'side':6} {'what':18} {'steps':>5} {'reads+writes':>12}  makes; ONNX nodes; why"]
     for number, node in enumerate(program.nodes):
         names = ", ".join(dict.fromkeys(node.origins))
         why = "" if node.why == common else f"; {node.why}"
         count = steps[node.side, number] or "-"
-        lines.append(f"{node.side:6} {node.kind:18} {count:>5} {node.bytes / 1024:10.1f}  {_cut(node.text, 80)}; {_cut(names, 120)}{why}")
+        lines.append(f"{node.side:6} {node.kind:18} {count:>5} {_bytes(node.bytes):>12}  {_cut(node.text, 80)}; {_cut(names, 90)}{why}")
     if common:
         lines.append(f"why, where no reason stands: {common}")
     return "\n".join([*lines, *_summary(program)])
+
+
+def _common_reason(program: p.Program) -> str:
+    """The reason of most ONNX nodes, if it is that of two or more."""
+    seen = {(node.why, node.origins) for node in program.nodes if node.kind != "Copy"}
+    common, often = min(Counter(why for why, _ in seen).items(), key=lambda pair: (-pair[1], pair[0]), default=("", 0))
+    return common if often > 1 else ""
 
 
 def _summary(program: p.Program) -> list[str]:
     counts = Counter(node.side for node in program.nodes)
     moved = sum(isinstance(s, p.Transfer) for s in program.segments)
     constants = sum(a.nbytes for side in program.sides.values() for a in side.constants)
+    where = f"{counts[HOST]} on the host, {counts[DEVICE]} on the device, {moved} copies between them" if counts[DEVICE] else "all on the host"
     return [f"order: {'; '.join(_segment(s, program) for s in program.segments) or 'nothing to do'}",
-            f"{counts[HOST]} on the host, {counts[DEVICE]} on the device, {moved} copies between them; working memory {program.peak / 1024:,.0f} KiB "
-            f"at the sizes it was compiled with, constants {constants / 1024:,.0f} KiB"]
+            f"where: {where}" + (f"; nothing runs for {_cut(', '.join(program.quiet), 200)}: views, or made in place" if program.quiet else ""),
+            f"working memory {_bytes(program.peak)} at the sizes it was compiled with, constants {_bytes(constants)}"]
+
+
+def _bytes(count: int) -> str:
+    """With a unit that leaves one to four digits."""
+    if count < 1024:
+        return f"{count} B"
+    return f"{count / 1024:,.1f} KiB" if count < 1 << 20 else f"{count / (1 << 20):,.1f} MiB"
 
 
 def _segment(segment: p.Segment, program: p.Program) -> str:
     match segment:
-        case p.Run(): return f"{segment.last - segment.first} steps on the {segment.side} in one call"
-        case p.Bind(): return f"sizes {', '.join(s.name for s in segment.symbols)}"
+        case p.Run():
+            count = segment.last - segment.first
+            return f"{count} step{'s' * (count != 1)} on the {segment.side} in one call"
+        case p.Bind(): return f"now {', '.join(s.name for s in segment.symbols)} {'are' if len(segment.symbols) > 1 else 'is'} known"
         case p.Transfer(): return f"copy {segment.source.name or 'a value'} to the {segment.target.side}"
         case p.HostCall(): what = f"Python {segment.name}"
         case p.Interpret(): what = f"NumPy {type(segment.ir_node).__name__}"
