@@ -68,9 +68,9 @@ def rows() -> list[Row]:
 
 
 def _row(domain: str, name: str, schemas: dict[int, Any]) -> Row:
+    from gpuonnx.cli.reach import Reach, has_body
     from gpuonnx.importer.control import LOWERINGS
     from gpuonnx.ops import registry
-    from gpuonnx.cli.reach import Reach, has_body
     defined = registry.DEFINITIONS.get((domain, name), [])
     reaches = list(_reaches(domain, name, schemas))
     kernels = tuple(sorted({k for r in reaches for k in r.kernels}))
@@ -86,8 +86,8 @@ def _row(domain: str, name: str, schemas: dict[int, Any]) -> Row:
 
 def _reaches(domain: str, name: str, schemas: dict[int, Any], depth: int = 0) -> Iterator[Any]:
     """Of the definitions; where there is none, of the operators in the standard's function."""
-    from gpuonnx.ops import registry
     from gpuonnx.cli.reach import reach
+    from gpuonnx.ops import registry
     defined = registry.DEFINITIONS.get((domain, name), [])
     if not defined and schemas and depth < 4:
         last = schemas[max(schemas)]
