@@ -121,6 +121,7 @@ class Session:
                 library.keep_header(self._header())
         else:
             self.procedure = cold(header.name, header.inputs, header.outputs, header.output_infos, header.defaults)
+        self._names = self.procedure.input_names
         self._main = Executable(self.procedure, self.context, "main", self._model)
         self._main.search()
         self._special: dict[tuple[tuple[str, ...], tuple[str, ...]], Executable] = {}
@@ -167,8 +168,8 @@ class Session:
         outputs: names to compute (others are pruned).
         out: buffers to fill, by name. timeout: seconds after which the run raises Cancelled.
         Raises InputError, ShapeError."""
-        if outputs is None and out is None and timeout is None and type(inputs) is dict and len(inputs) == len(self.procedure.inputs):
-            done = self._main.quicks.run([inputs.get(i.name) for i in self.procedure.inputs])
+        if outputs is None and out is None and timeout is None and type(inputs) is dict and len(inputs) == len(self._names):
+            done = self._main.quicks.run([inputs.get(name) for name in self._names])
             if done is not None:
                 self.stats.ran()
                 return dict(zip(self.procedure.outputs, done, strict=True))

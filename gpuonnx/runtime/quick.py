@@ -13,6 +13,7 @@ from gpuonnx.ir.types import numpy_dtype
 from gpuonnx.kernels.contract import CTX_CODE
 from gpuonnx.kernels.cpu.executor import SLICE_NS
 from gpuonnx.planner.program import HOST, Run, TensorRef
+from gpuonnx.runtime.address import address
 from gpuonnx.runtime.deadline import current_deadline
 from gpuonnx.runtime.frame import Frame, memory
 
@@ -53,6 +54,7 @@ class Quick:
         self.lock = threading.Lock()
         self.pool, self.native = context.pool, context.executor.run_steps
         self.last = len(variant.loaded.program.sides[HOST].step_kernels)
+        self.copied = any(output[3] is not None for output in outputs)
 
     @staticmethod
     def of(variant: Variant, context: Context, values: Sequence[Any]) -> Quick | None:
@@ -92,20 +94,21 @@ class Quick:
                     return None
                 if value is not None and array.tobytes() != value:
                     return None
-                address = array.__array_interface__["data"][0]
+                start = address(array)
                 for slot, offset in slots:
-                    words[slot] = address + offset
+                    words[slot] = start + offset
             for shape, dtype, slots, _ in self.outputs:
                 made = np.empty(shape, dtype)
                 results.append(made)
-                address = made.__array_interface__["data"][0]
+                start = address(made)
                 for slot, offset in slots:
-                    words[slot] = address + offset
+                    words[slot] = start + offset
             if not self.steps():
                 return None
-            for result, output in zip(results, self.outputs, strict=True):
-                if output[3] is not None:
-                    result[...] = output[3].of(given, results)
+            if self.copied:
+                for result, output in zip(results, self.outputs, strict=True):
+                    if output[3] is not None:
+                        result[...] = output[3].of(given, results)
             return results
         finally:
             self.lock.release()

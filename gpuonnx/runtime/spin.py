@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gpuonnx.runtime.address import address
 from gpuonnx.runtime.quick import Quick
 
 FEWEST_TURNS, FIRST_ROWS = 3, 64
@@ -56,11 +57,6 @@ class Spin:
                 _Run(self, at, captures, limit).turns(limit, each)
             finally:
                 self.quick.lock.release()
-
-
-def address(array: np.ndarray) -> int:
-    start: int = array.__array_interface__["data"][0]
-    return start
 
 
 class _Run:
