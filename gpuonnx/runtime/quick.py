@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,7 +53,8 @@ class Quick:
         self.frame, self.inputs, self.outputs = frame, tuple(inputs), tuple(outputs)
         self.words: Any = memoryview(frame.words)  # type: ignore[arg-type]
         self.lock = threading.Lock()
-        self.pool, self.native = context.pool, context.executor.run_steps
+        self.pool = context.pool
+        self.native = partial(context.executor.run_steps, context.pool.address, frame.context_address, frame.steps_address)
         self.last = len(variant.loaded.program.sides[HOST].step_kernels)
         self.copied = any(output[3] is not None for output in outputs)
 
@@ -115,16 +117,15 @@ class Quick:
 
     def steps(self) -> bool:
         """Run the kernels; false where one reports an error, which the usual way then meets again and explains."""
-        at, frame = 0, self.frame
-        while at < self.last:
-            at = self.native(self.pool.address, frame.context_address, frame.steps_address, at, self.last, SLICE_NS)
-            if at < 0:
-                frame.context[CTX_CODE] = 0
-                return False
-            deadline = current_deadline.get() if at < self.last else None
+        at, last = self.native(0, self.last, SLICE_NS), self.last
+        while 0 <= at < last:
+            deadline = current_deadline.get()
             if deadline is not None:
                 deadline.check()
-        return True
+            at = self.native(at, last, SLICE_NS)
+        if at < 0:
+            self.frame.context[CTX_CODE] = 0
+        return at >= 0
 
 
 def _place(frame: Frame, ref: TensorRef) -> Lies:
