@@ -38,3 +38,10 @@ def test_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--device", "cpu", "--repeat", "2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["answers"] == found["truth"] and found["device"] == "cpu" and found["stats"]["runs"] == 3
+
+
+def test_the_mend_is_printed_as_it_has_to_be_typed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Square brackets are no markup."""
+    monkeypatch.setattr("gpuonnx.cli.demo.timing", lambda *_: "pip install 'gpuonnx[cuda13]'")
+    assert main(["demo", "--device", "cpu", "--repeat", "1"]) == 0
+    assert "pip install 'gpuonnx[cuda13]'" in capsys.readouterr().out

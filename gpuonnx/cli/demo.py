@@ -44,7 +44,7 @@ def _print(samples: demo.Samples, probabilities: np.ndarray, opened: Opened, sec
     answers = probabilities.argmax(1)
     for half in (slice(0, 5), slice(5, 10)):
         rows = ["  ".join(picture[y] for picture in map(drawn, samples.images[half, 0])) for y in range(8)]
-        console.print("\n".join(rows), markup=False)
+        console.print("\n".join(rows))
         told = zip(answers[half], probabilities[half], samples.labels[half], strict=True)
         notes = [f"{answer} ({p.max():.0%}), is {truth}" for answer, p, truth in told]
         console.print("  ".join(f"{note:16}" for note in notes) + "\n")

@@ -75,10 +75,10 @@ def _print(path: str, found: dict[str, Any]) -> None:
     console = console_of()
     opsets = ", ".join(f"{domain} {version}" for domain, version in found["opsets"].items())
     console.print(f"{path}: {found['bytes']:,} bytes, {found['nodes']} nodes, {found['weights']} weights with "
-                  f"{found['parameters']:,} elements", markup=False)
-    console.print(f"opset {opsets}; IR version {found['ir_version']}; made by {found['producer'] or 'unknown'}", markup=False)
+                  f"{found['parameters']:,} elements")
+    console.print(f"opset {opsets}; IR version {found['ir_version']}; made by {found['producer'] or 'unknown'}")
     if found["doc"]:
-        console.print(found["doc"].strip()[:500], markup=False)
+        console.print(found["doc"].strip()[:500])
     ends = Table("", "name", "type", "shape")
     for side, these in (("in", found["inputs"]), ("out", found["outputs"])):
         for io in these:
@@ -90,6 +90,6 @@ def _print(path: str, found: dict[str, Any]) -> None:
     console.print(operators)
     for title in ("functions", "external_data"):
         if found[title]:
-            console.print(f"{title.replace('_', ' ')}: {', '.join(found[title])}", markup=False)
+            console.print(f"{title.replace('_', ' ')}: {', '.join(found[title])}")
     if found["unsupported"]:
-        console.print(found["unsupported"], markup=False)
+        console.print(found["unsupported"])

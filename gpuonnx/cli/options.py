@@ -58,7 +58,7 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
 def console_of() -> Console:
     """Standard output; wide where it is no terminal."""
     from rich.console import Console
-    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
+    return Console(highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
 
 
 def positive(text: str) -> int:
