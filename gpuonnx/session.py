@@ -20,7 +20,7 @@ from gpuonnx.importer.load import Limits, Source, open_model
 from gpuonnx.importer.procedure import Argument, InputInfo, Procedure, is_tensor
 from gpuonnx.ir import types
 from gpuonnx.ir.sizes import SizeProgram
-from gpuonnx.kernels.cpu.executor import Executor
+from gpuonnx.kernels.cpu.executor import shared
 from gpuonnx.planner.program import Program
 from gpuonnx.runtime.deadline import time_limit
 from gpuonnx.runtime.feed import prepare
@@ -110,7 +110,7 @@ class Session:
         self.source, self.limits, self.device, self.options, self.cache = source, limits, device, options, cache
         self.threads = threads or default_threads()
         self.accelerator, self.stats = accelerator, Stats()
-        executor = Executor(cache.addresses)
+        executor = shared(cache.addresses)
         library = Library(cache, session_key(source.digest, device, options)) if accelerator is None else None
         self.context = Context(executor, executor.pool(self.threads), Compiler(cache, accelerator, options).compile, self._load_program, accelerator,
                                self.stats, options.loop_limit, library)

@@ -216,6 +216,16 @@ def _run_steps(module: Any, run: Any) -> Any:
     return b.function
 
 
+_shared: list[Executor] = []
+
+
+def shared(addresses: Callable[[Sequence[Kernel]], list[int]]) -> Executor:
+    """The process's Executor."""
+    if not _shared:
+        _shared.append(Executor(addresses))
+    return _shared[0]
+
+
 class Executor:
     """The native functions as Python callables; every argument is an int, pointers are addresses."""
 
