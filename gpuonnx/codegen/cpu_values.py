@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpuonnx.codegen.nest import Access, Form, Term, lanes_of_host
-from gpuonnx.ir.expr import Expr, postorder
+from gpuonnx.ir.expr import Expr, postorder, reached, sure
 from gpuonnx.kernels.contract import CTX_CODE, CTX_LIMIT, CTX_VALUE, ERROR_INDEX
 
 LEAVES = ("const", "index", "word")
@@ -415,16 +415,6 @@ def unconditional(roots: Sequence[Expr]) -> list[Expr]:
 
 def _sure(form: Form) -> set[Any]:
     """Accesses that no guard keeps from happening; those of stores are."""
-    found: set[Any] = set(form.stores)
-    seen: set[Expr] = set()
-    stack = [a.expr for stage in form.stages for a in stage] + [t.index for s in form.stores.values() for t in s.terms]
-    while stack:
-        e = stack.pop()
-        if e in seen:
-            continue
-        seen.add(e)
-        if e.op == "access":
-            found.add(e.value)
-        stack.extend(e.args[:1] if e.op == "guard" else e.args)
-    return found
+    roots = [a.expr for stage in form.stages for a in stage] + [t.index for s in form.stores.values() for t in s.terms]
+    return {*form.stores, *(e.value for e in reached(roots, sure) if e.op == "access")}
 

@@ -3,11 +3,11 @@ share a row (an index of the kept axes), neighbours along the folded axes or alo
 Only structure is in the text; sizes, strides, `lanes` and pointers come as words."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gpuonnx.ir.dims import Dim, dmin, floordiv, lt, select
-from gpuonnx.ir.expr import Expr, postorder
+from gpuonnx.ir.expr import Expr, postorder, reached, sure
 from gpuonnx.ir.graph import Fold, Nest, Store
 from gpuonnx.ir.types import kind, numpy_dtype
 from gpuonnx.kernels.contract import Kernel, Layout, Ref, Step
@@ -188,19 +188,10 @@ class NestText:
         varies: dict[Expr, bool] = {}
         for e in postorder(tuple(roots)):
             varies[e] = e.op == "index" and e.value in self.over or any(varies[a] for a in e.args)
-        out: list[Expr] = []
-        seen: set[Expr] = set()
-        stack = list(roots)
-        while stack:
-            e = stack.pop()
-            if e in seen:
-                continue
-            seen.add(e)
-            if not varies[e]:
-                out.append(e)
-            else:
-                stack.extend(e.args[:1] if e.op == "guard" else e.args if e.op != "load" else [t.index for t in self.loads[e].terms])
-        return tuple(e for e in out if e.op not in ("const", "dim", "index", "folded"))
+
+        def below(e: Expr) -> Iterable[Expr]:
+            return () if not varies[e] else [t.index for t in self.loads[e].terms] if e.op == "load" else sure(e)
+        return tuple(e for e in reached(roots, below) if not varies[e] and e.op not in ("const", "dim", "index", "folded"))
 
     def _accumulate(self, name: str, number: int, k: int, action: Fold) -> None:
         value = self.writer.value(action.expr)

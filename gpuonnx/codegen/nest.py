@@ -13,7 +13,7 @@ from gpuonnx.ir import graph as g
 from gpuonnx.ir import types
 from gpuonnx.ir.affine import affine
 from gpuonnx.ir.dims import Dim, dmax, dmin, floordiv
-from gpuonnx.ir.expr import Expr, cast, const, folded, index, load, postorder, rewrite
+from gpuonnx.ir.expr import Expr, cast, const, folded, index, load, postorder, reached, rewrite
 from gpuonnx.kernels.contract import Arg, Layout, Ref
 
 TASK_WORK, LEAST_CHUNK, PLAIN_SUM, TINY, TILE_LEAST = 1 << 15, 64, 512, 4, 8
@@ -166,18 +166,8 @@ def _walked(indices: Sequence[Expr], layout: Layout, pointer: Ref, rank: int) ->
 
 def _named(nest: g.Nest, walks: Sequence[Walked]) -> set[int]:
     """Axes whose coordinates are computed with: in values, or in indices that are not affine."""
-    found: set[int] = set()
-    seen: set[Expr] = set()
-    stack = [a.expr for stage in nest.stages for a in stage] + [t[1] for w in walks for t in w.terms]
-    while stack:
-        e = stack.pop()
-        if e in seen:
-            continue
-        seen.add(e)
-        if e.op == "index":
-            found.add(e.value)
-        elif e.op != "load":
-            stack.extend(e.args)
+    roots = [a.expr for stage in nest.stages for a in stage] + [t[1] for w in walks for t in w.terms]
+    found: set[int] = {e.value for e in reached(roots, lambda e: () if e.op == "load" else e.args) if e.op == "index"}
     if any(isinstance(a, g.Fold) and a.op.startswith("arg") for stage in nest.stages for a in stage):
         found |= nest.over
     return found

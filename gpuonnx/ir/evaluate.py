@@ -8,7 +8,7 @@ import numpy as np
 
 from gpuonnx.errors import DeviceError, UnsupportedType
 from gpuonnx.ir import graph as g
-from gpuonnx.ir.expr import Expr, postorder
+from gpuonnx.ir.expr import Expr, postorder, reached, sure
 from gpuonnx.ir.scalar import FOLDS, SCALARS
 from gpuonnx.ir.sizes import evaluate as evaluate_dims
 from gpuonnx.ir.types import INDEX, compute, kind, numpy_dtype
@@ -143,14 +143,7 @@ class Evaluation:
 
 def _unguarded(root: Expr) -> set[Expr]:
     """What is computed at every index, not only where a guard holds."""
-    seen: set[Expr] = set()
-    stack = [root]
-    while stack:
-        e = stack.pop()
-        if e not in seen:
-            seen.add(e)
-            stack.extend(e.args[:1] if e.op == "guard" else e.args)
-    return seen
+    return set(reached([root], sure))
 
 
 def _expression(root: Expr, shape: tuple[int, ...], node: g.Node, arrays: Sequence[np.ndarray], binding: Binding, dtype: str) -> np.ndarray:

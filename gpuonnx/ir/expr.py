@@ -8,7 +8,7 @@ Every other op is a row of `ir/scalar.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -79,6 +79,23 @@ def postorder(roots: tuple[Expr, ...]) -> list[Expr]:
             stack.append((e, True))
             stack.extend((a, False) for a in reversed(e.args) if a not in seen)
     return out
+
+
+def reached(roots: Iterable[Expr], below: Callable[[Expr], Iterable[Expr]]) -> Iterator[Expr]:
+    """Every expression, once, that `below` leads to from the roots."""
+    seen: set[Expr] = set()
+    stack = list(roots)
+    while stack:
+        e = stack.pop()
+        if e not in seen:
+            seen.add(e)
+            yield e
+            stack.extend(below(e))
+
+
+def sure(e: Expr) -> tuple[Expr, ...]:
+    """Arguments that are computed whenever `e` is."""
+    return e.args[:1] if e.op == "guard" else e.args
 
 
 def rewrite(roots: tuple[Expr, ...], change: Callable[[Expr], Expr]) -> tuple[Expr, ...]:

@@ -24,21 +24,7 @@ from gpuonnx.kernels.cpu.pointers import pointer
 
 doubles, ints = pointer("f64"), pointer("i64")
 CHIRP = fft.PLAN_WORDS - 1
-cost = register_jitable(fft.cost)
-
-
-@register_jitable
-def padded(n: Any) -> Any:
-    """As fft.padded."""
-    if n < 50:
-        return 0
-    best = 0
-    for first in (1, 3, 5, 9, 15):
-        m = first
-        while m < 2 * n - 1:
-            m *= 2
-        best = m if best == 0 or m < best else best
-    return best if 3 * cost(best) < cost(n) else 0
+cost, padded = register_jitable(fft.cost), register_jitable(fft.padded)
 
 
 @register_jitable

@@ -7,7 +7,7 @@ from functools import reduce
 
 from gpuonnx.ir.affine import affine
 from gpuonnx.ir.dims import Dim
-from gpuonnx.ir.expr import Expr
+from gpuonnx.ir.expr import Expr, reached
 from gpuonnx.kernels.cuda.words import Pattern
 
 
@@ -64,18 +64,6 @@ def _follows(p: Pattern, outer: int, inner: int, sizes: Sequence[Dim]) -> bool:
 
 def named_axes(roots: Iterable[Expr]) -> frozenset[int]:
     """Axes whose index is needed as a value: in a value, a condition, or an index that is not affine."""
-    found: set[int] = set()
-    seen: set[Expr] = set()
-    stack = list(roots)
-    while stack:
-        e = stack.pop()
-        if e in seen:
-            continue
-        seen.add(e)
-        if e.op == "index":
-            found.add(e.value)
-        elif e.op == "load":
-            stack.extend(a for a in e.args if affine(a) is None)
-        else:
-            stack.extend(e.args)
-    return frozenset(found)
+    def below(e: Expr) -> Iterable[Expr]:
+        return e.args if e.op != "load" else [a for a in e.args if affine(a) is None]
+    return frozenset(e.value for e in reached(roots, below) if e.op == "index")
