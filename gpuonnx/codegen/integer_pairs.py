@@ -142,7 +142,8 @@ def _conv(call: Spec) -> Build | None:
     if group > 1 and (channels % PAIR or each < FEWEST_COLUMNS):
         return None
     inner = group * channels if group > 1 else int(str(even(channels)))
-    source, left = _channels_last(call, x, inner, pads)
+    copies = Copies(call)
+    source, left = _channels_last(copies, x, inner, pads)
     corner: Dim = 0
     for k in range(rank):
         corner = corner - pads[k] * left.strides[2 + k]
@@ -157,10 +158,10 @@ def _conv(call: Spec) -> Build | None:
     axes += [Axis(n, s * left.strides[2 + k] * 2, 0) for k, (n, s) in enumerate(zip(out.shape[2:], strides, strict=True))]
     array, zero = known
     plan = analyse(out, call.epilogue, "i32", conv.output_axes(len(x.shape), group, w.shape[0]))
-    ref = replace(source.there, offset=source.there.offset + corner * 2)
+    ref = replace(source, offset=source.offset + corner * 2)
     problem = Problem("i32", ref, Ref("packed", 0), tuple(axes), each, tuple(t for t in taps if t[0] != 1), run, plan, nr // lanes_of("i32"))
     packed = Packed(("pairs", nr, group), lambda: _weights(array, zero, group, inner if group == 1 else channels, nr))
-    return Build((*source.steps, contraction(problem, Pairs())), tuple(source.work), (packed,))
+    return Build((*copies.steps, contraction(problem, Pairs())), tuple(copies.work), (packed,))
 
 
 def _weights(array: np.ndarray, zero: np.ndarray | None, group: int, inner: int, nr: int) -> np.ndarray:
@@ -172,14 +173,8 @@ def _weights(array: np.ndarray, zero: np.ndarray | None, group: int, inner: int,
     return panels(conv.weight_matrix(wide, group), None, nr)
 
 
-class Placed(Copies):
-    """x in work memory; `there` is its first element that is no halo."""
-
-    there: Ref
-
-
-def _channels_last(call: Spec, x: Layout, inner: int, pads: Any) -> tuple[Placed, Layout]:
-    """x with its halo, which is readable in the source, and the channels innermost, filled up to `inner`."""
+def _channels_last(copies: Copies, x: Layout, inner: int, pads: Any) -> tuple[Ref, Layout]:
+    """Where a copy of x begins behind its halo, which is readable in the source; the channels are innermost, filled up to `inner`."""
     rank = len(x.shape)
     halo = [(0, 0), (0, 0), *((pads[k], pads[rank - 2 + k]) for k in range(rank - 2))]
     wide = [n + before + after for n, (before, after) in zip(x.shape, halo, strict=True)]
@@ -191,10 +186,8 @@ def _channels_last(call: Spec, x: Layout, inner: int, pads: Any) -> tuple[Placed
         step = step * wide[a]
     places = [index(a) - dim(halo[a][0]) if halo[a][0] else index(a) for a in range(rank)]
     inside = None if same(x.shape[1], inner) else apply("less", index(1), dim(x.shape[1]))
-    made = Placed(call)
-    room = made.run(0, (), tuple(wide), places, inside, step, tuple(strides))
+    room = copies.run(0, (), tuple(wide), places, inside, step, tuple(strides))
     corner: Dim = 0
     for s, (before, _) in zip(strides, halo, strict=True):
         corner = corner + s * before
-    made.there = replace(room, offset=corner * 2)
-    return made, Layout(HALF, x.shape, tuple(strides))
+    return replace(room, offset=corner * 2), Layout(HALF, x.shape, tuple(strides))
