@@ -110,7 +110,8 @@ class Build:
     packed: tuple[Packed, ...] = ()
 
 
-# ctx, an int64 array shared by the tasks of one run. A kernel that meets an error stores value, limit, then code.
-CTX_CODE, CTX_STEP, CTX_VALUE, CTX_LIMIT, CTX_CANCEL = 0, 1, 2, 3, 4
+# ctx, an int64 array shared by the tasks of one run. A kernel that meets an error stores value, limit, then code. On the CPU a kernel may
+# share out work of its own: run(pool, function, ctx, args, tasks), whose address is in CTX_RUN and 0 where everything is serial.
+CTX_CODE, CTX_STEP, CTX_VALUE, CTX_LIMIT, CTX_CANCEL, CTX_POOL, CTX_RUN = 0, 1, 2, 3, 4, 5, 6
 CTX_WORDS = 8
 ERROR_INDEX, ERROR_DIVIDE, ERROR_CANCELLED, ERROR_DOMAIN = 1, 2, 3, 4

@@ -16,6 +16,7 @@ from gpuonnx.ir.expr import Expr, cast, const, dim, index, load, substitute
 from gpuonnx.kernels.contract import Build, Epilogue, Layout, Packed, Ref, Spec, Step
 from gpuonnx.kernels.cpu.emit import Affine, Plan, analyse
 from gpuonnx.kernels.cpu.gemm import Axis, Problem, contraction
+from gpuonnx.kernels.cpu.pairs import Words
 
 LINE = 32
 
@@ -26,28 +27,17 @@ def available() -> bool:
     return target().vnni
 
 
-class Bytes:
+class Bytes(Words):
     """The arithmetic: one k is four bytes of A. `flip`: A is signed, its sign bits are turned."""
 
-    dtype, unit = "i32", 4
-
     def __init__(self, flip: bool) -> None:
-        from gpuonnx.kernels.cpu.lanes import I32
-        self.flip, self.key, self.scalar = flip, ("bytes", flip), I32
-
-    def zero(self, b: Any) -> Any:
-        return b.const(0, "i32")
-
-    def panel(self, b: Any, pointer: Any) -> Any:
-        return b.load(pointer, typ=b.vector(self.scalar), align=4)
+        super().__init__()
+        self.flip, self.key = flip, ("bytes", flip)
 
     def dot(self, b: Any, a: Any, column: Any, total: Any) -> Any:
         if self.flip:
             a = b.xor(a, b.const(-0x7F7F7F80, "i32"))
         return b.intrinsic("llvm.x86.avx512.vpdpbusd.512", total, a, column, overload=False)
-
-    def join(self, b: Any, x: Any, y: Any) -> Any:
-        return b.add(x, y)
 
 
 def panels(matrix: np.ndarray) -> np.ndarray:

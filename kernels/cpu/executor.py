@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuonnx.ir.sizes import OPCODES, SizeProgram
-from gpuonnx.kernels.contract import CTX_CANCEL, CTX_CODE, CTX_STEP, ERROR_CANCELLED, Kernel
+from gpuonnx.kernels.contract import CTX_CANCEL, CTX_CODE, CTX_POOL, CTX_RUN, CTX_STEP, ERROR_CANCELLED, Kernel
 from gpuonnx.kernels.cpu import pool as pools
 
 SLICE_NS = 50_000_000
@@ -191,6 +191,8 @@ def _run_steps(module: Any, run: Any) -> Any:
     from gpuonnx.kernels.cpu.flow import I64, PTR, Flow
     b = Flow.define(module, "run_steps", [PTR, PTR, PTR, I64, I64, I64], I64)
     pool, ctx, steps, first, last, budget = b.args
+    for value, place in ((pool, CTX_POOL), (run, CTX_RUN)):
+        b.store(value, b.at(ctx, place))
     limited = b.compare(">", budget, 0)
     begun = b.variable(I64, 0)
     with b.when(limited):

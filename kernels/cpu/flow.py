@@ -10,6 +10,7 @@ import llvmlite.ir as ir
 I1, I8, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
 F32, PTR, VOID = ir.FloatType(), ir.PointerType(), ir.VoidType()
 KERNEL = ir.FunctionType(VOID, [PTR, PTR, I64])
+RUN = ir.FunctionType(VOID, [PTR, PTR, PTR, PTR, I64])
 
 
 class Flow(ir.IRBuilder):  # type: ignore[misc]
@@ -141,9 +142,7 @@ class Variable:
 
 
 class Callee:
-    """A kernel's address as llvmlite wants the callee of a call."""
+    """The address of a kernel, or of a function of another kind, as llvmlite wants the callee of a call."""
 
-    function_type = KERNEL
-
-    def __init__(self, address: Any) -> None:
-        self.type, self.get_reference = address.type, address.get_reference
+    def __init__(self, address: Any, kind: Any = KERNEL) -> None:
+        self.type, self.get_reference, self.function_type = address.type, address.get_reference, kind

@@ -110,7 +110,7 @@ def contraction(p: Problem, arithmetic: Any | None = None) -> Step:
     from gpuonnx.kernels.cpu.micro import Contraction, Real, Renderer, target
     dot = arithmetic or Real(p.dtype)
     lanes = target().bytes // dot.unit
-    mr, nr = target().tile(p.vectors), p.vectors * lanes
+    mr, nr = dot.tile(p.vectors), p.vectors * lanes
     p = collapsed(p)
     *batch, rows = p.axes
     numbers = split(p, nr, mr, dot.unit)

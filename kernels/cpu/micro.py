@@ -39,6 +39,11 @@ class Target:
         """Rows of the largest tile of `vectors` vectors a row."""
         return self.rows[vectors - 1]
 
+    @property
+    def registers(self) -> int:
+        """Vector registers."""
+        return 16 if self.name in ("avx2", "sse") else 32
+
 
 @cache
 def features() -> dict[str, bool]:
@@ -180,11 +185,17 @@ def internal(module: Any, symbol: str, width: int, names: Sequence[str], extra: 
 
 
 class Real:
-    """Multiply-add of float vectors: one k is one element of A."""
+    """Multiply-add of float vectors: one k is one element of A. `unroll`: how many k the largest tile takes at a time."""
+
+    unroll = 4
 
     def __init__(self, dtype: str) -> None:
         self.dtype, self.unit, self.key = dtype, size(dtype), dtype
         self.scalar = STORED[dtype]
+
+    def tile(self, vectors: int) -> int:
+        """Rows of the largest tile of `vectors` vectors a row."""
+        return target().tile(vectors)
 
     def zero(self, b: Code) -> Any:
         return b.const(0.0, self.dtype)
@@ -304,7 +315,7 @@ class Renderer:
         return [b.shifted(panel, b.mul(length, I64(self.row_bytes))), *sums]
 
     def unroll(self, m: int) -> int:
-        return 4 if m == self.form.rows else UNROLL.get(m, 1)
+        return self.dot.unroll if m == self.form.rows else UNROLL.get(m, 1)
 
     def row_pointers(self, b: Code, a: Any, steps: list[Any], m: int) -> list[Any]:
         """Addresses of A's rows: every group of ROW_GROUP from a pointer of its own, so that few registers hold them all."""

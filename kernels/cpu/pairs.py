@@ -20,20 +20,39 @@ def available() -> bool:
     return target().name != "neon"
 
 
-class Pairs:
-    """The arithmetic: one k is two int16 of A beside two int16 of B."""
+class Words:
+    """What integer products have in common: one k is 32 bits of A beside 32 bits of B, sums are i32."""
 
-    dtype, unit, key = "i32", 4, "pairs"
+    dtype, unit, unroll = "i32", 4, 4
 
     def __init__(self) -> None:
         from gpuonnx.kernels.cpu.lanes import I32
         self.scalar = I32
+
+    def tile(self, vectors: int) -> int:
+        """Rows of the largest tile of `vectors` vectors a row."""
+        from gpuonnx.kernels.cpu.micro import target
+        return target().tile(vectors)
 
     def zero(self, b: Any) -> Any:
         return b.const(0, "i32")
 
     def panel(self, b: Any, pointer: Any) -> Any:
         return b.load(pointer, typ=b.vector(self.scalar), align=4)
+
+    def join(self, b: Any, x: Any, y: Any) -> Any:
+        return b.add(x, y)
+
+
+class Pairs(Words):
+    """The arithmetic: one k is two int16 of A beside two int16 of B. Products need a register before they are added."""
+
+    key, unroll = "pairs", 2
+
+    def tile(self, vectors: int) -> int:
+        """As many rows as leave registers for a line of B, a value of A and a product."""
+        from gpuonnx.kernels.cpu.micro import target
+        return min(super().tile(vectors), (target().registers - 2 - vectors) // vectors)
 
     def dot(self, b: Any, a: Any, column: Any, total: Any) -> Any:
         return b.add(total, self.madd(b, a, column) if available() else self.spelled(b, a, column))
@@ -49,9 +68,6 @@ class Pairs:
         half = b.const(16, "i32")
         low = b.mul(b.ashr(b.shl(a, half), half), b.ashr(b.shl(column, half), half))
         return b.add(low, b.mul(b.ashr(a, half), b.ashr(column, half)))
-
-    def join(self, b: Any, x: Any, y: Any) -> Any:
-        return b.add(x, y)
 
 
 def panels(matrix: np.ndarray, zero: np.ndarray | None, columns: int) -> np.ndarray:

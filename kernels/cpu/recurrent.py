@@ -6,8 +6,9 @@ attrs: direction (forward reverse bidirectional), activations as (code, alpha, b
 linear_before_reset, input_forget, quantized_state (the state goes through 8 bits before each product, all batch entries with one
 scale).
 
-r is packed in panels of columns, so that a step reads it once from beginning to end. A task takes one direction of some batch entries through
-time; how many depends on the batch alone.
+r is packed in panels of columns gate by gate, so that a step reads it once from beginning to end. A task takes one direction of some batch
+entries through time, or, where the weights outgrow a core's cache, all of them; each of its steps is shared out by columns of the state among
+the threads that are free. All of this depends on sizes alone.
 """
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from functools import partial
 
 import numpy as np
 
-from gpuonnx.ir.dims import Dim, dmax, dmin, floordiv
+from gpuonnx.ir.dims import Dim, dmax, dmin, floordiv, lt, select
 from gpuonnx.ir.types import numpy_dtype, size
 from gpuonnx.kernels.contract import Arg, Build, Kernel, Layout, Packed, Ref, Spec, Step
 
@@ -26,7 +27,9 @@ FUNCTIONS = {"rnn": 1, "gru": 2, "lstm": 3}
 DIRECTIONS = ("forward", "reverse", "bidirectional")
 CODES = ("Relu", "Tanh", "Sigmoid", "Affine", "LeakyRelu", "ThresholdedRelu", "ScaledTanh", "HardSigmoid", "Elu", "Softsign", "Softplus")
 TASKS, TOGETHER = 8, 4
+NEAR, LEAST_WORK, MOST_CHUNKS = 1 << 18, 1 << 15, 32
 SLACK = 64
+HEADER = 8
 
 
 @dataclass(frozen=True)
@@ -57,32 +60,30 @@ def supports(call: Spec) -> str | None:
 
 
 def build_cell(cell: str, call: Spec) -> Build:
-    """Steps that pack r unless it is constant, then one task for each direction and group of batch entries."""
+    """Steps that pack r unless it is constant, then the walk through time."""
     from gpuonnx.kernels.cpu.micro import lanes_of, panel_of, target
     x, r, h0, c0, peepholes, extra, lens, scales = (*call.inputs, *[None] * 8)[:8]
     assert x is not None and r is not None
     y, yh, yc = [*call.outputs, *[None] * 3][:3]
     unit, panel = size(x.dtype), panel_of(x.dtype)
     directions, hidden, length, batch, gates = r.shape[0], r.shape[2], x.shape[0], x.shape[1], GATES[cell]
-    before_reset = bool(call.attrs.get("linear_before_reset", 0))
     quantized = bool(call.attrs.get("quantized_state", 0))
-    parts = ((0, 2), (2, 1)) if cell == "gru" and not before_reset else ((0, gates),)
-    steps, work, packed, weights = packs(call, parts, panel) if scales is None else whole(call, panel)
-    group = batch if quantized else dmin(TOGETHER, dmax(1, floordiv(batch * directions, TASKS)))
-    tasks = directions * floordiv(batch + group - 1, dmax(1, group))
-    line = floordiv(gates * hidden + panel - 1, panel) * panel + panel
-    state = hidden + SLACK // unit
-    room = (group * (line + state * 4) + 2 * state) * unit
+    steps, work, packed, weights = packs(call, gates, panel) if scales is None else whole(call, gates, panel)
+    share = shared_out(directions, batch, hidden, gates, size(r.dtype), panel, quantized)
+    group, columns = share["group"], share["panels"] * panel
+    line, state = columns * gates + panel, columns + SLACK // unit
+    one = (group * (line + state * 5) + 2 * state) * unit
+    room = HEADER * 8 + one * share["together"]
     args: dict[str, Arg] = {
         "x": Ref("in", 0), "h0": _at(h0, 2), "c0": _at(c0, 3), "peepholes": _at(peepholes, 4), "extra": _at(extra, 5), "lens": _at(lens, 6),
         **{name: Ref("out", k) if o is not None else 0 for k, (name, o) in enumerate({"y": y, "yh": yh, "yc": yc}.items())},
-        "numbers": Ref("packed", len(packed)), "room": Ref("work", len(work)), "room.task": room, "line": line * unit, "state": state * unit,
-        "length": length, "batch": batch, "hidden": hidden, "group": group, "direction": DIRECTIONS.index(call.attrs["direction"]),
-        **{f"weights{k}": w for k, w in enumerate(weights)}}
+        "numbers": Ref("packed", len(packed)), "room": Ref("work", len(work)), "room.task": room, "room.direction": one,
+        "line": line * unit, "state": state * unit, "length": length, "batch": batch, "hidden": hidden,
+        "direction": DIRECTIONS.index(call.attrs["direction"]), **share, **{f"weights{k}": w for k, w in enumerate(weights)}}
+    tasks = args.pop("tasks")
+    assert not isinstance(tasks, Ref)
     if scales is not None:
         args["quads"] = floordiv(hidden + 3, 4)
-    for k, (_, count) in enumerate(parts):
-        args[f"panels{k}"] = floordiv(count * hidden + panel - 1, panel)
     for name, layout, axes in (("x", x, "tbj"), ("h0", h0, "dbj"), ("c0", c0, "dbj"), ("lens", lens, "b"), ("y", y, "tdbj"), ("yh", yh, "dbj"),
                                ("yc", yc, "dbj"), ("extra", extra, "dj"), ("peepholes", peepholes, "dj")):
         factor = 4 if name == "lens" else unit
@@ -91,66 +92,70 @@ def build_cell(cell: str, call: Spec) -> Build:
     codes = tuple(int(code) for code, _, _ in call.attrs["activations"])
     halves = tuple(codes[k:k + functions] for k in range(0, len(codes), functions))
     form = Form(cell, x.dtype, lanes_of(x.dtype), halves if len(set(halves)) > 1 else halves[:1], bool(call.attrs.get("clip", 0.0) > 0),
-                peepholes is not None, before_reset, bool(call.attrs.get("input_forget", 0)), quantized, scales is not None,
-                tuple(_dense(layout) for layout in (x, y, yh, yc, h0, c0, extra, peepholes)), tuple(args))
+                peepholes is not None, bool(call.attrs.get("linear_before_reset", 0)), bool(call.attrs.get("input_forget", 0)), quantized,
+                scales is not None, tuple(_dense(layout) for layout in (x, y, yh, yc, h0, c0, extra, peepholes)), tuple(args))
 
     def text(symbol: str) -> str:
-        from gpuonnx.kernels.cpu.recurrent_code import Cell
-        return Cell(form).text(symbol)
+        from gpuonnx.kernels.cpu.recurrent_walk import render
+        return render(form, symbol)
     steps.append(Step(Kernel(cell, (form, target()), "llvm", text), tuple(args.values()), tasks))
     numbers = constants(call)
     return Build(tuple(steps), (*work, room * tasks), (*packed, Packed((), lambda: numbers)))
 
 
-def packs(call: Spec, parts: Sequence[tuple[int, int]], panel: int) -> tuple[list[Step], list[Dim], list[Packed], list[Ref]]:
-    """For each run of gates (first, count) of r: [D, panels, H, panel], 0 past the last column; made here where r is constant."""
+def shared_out(directions: Dim, batch: Dim, hidden: Dim, gates: int, unit: int, panel: int, quantized: bool) -> dict[str, Dim]:
+    """How the work is cut. group: batch entries of a task; together: directions of a task; panels of columns of a gate, how many of them are a
+    chunk of a step, and the chunks of a direction."""
+    products = gates * hidden * hidden
+    near = lt(products * unit, NEAR + 1)
+    group = batch if quantized else select(near, dmin(TOGETHER, dmax(1, floordiv(batch * directions, TASKS))), batch)
+    together = select(near, 1, directions)
+    panels = floordiv(hidden + panel - 1, panel)
+    most = dmax(1, dmin(MOST_CHUNKS, floordiv(group * products, LEAST_WORK)))
+    chunk = floordiv(panels + most - 1, most)
+    groups = floordiv(batch + group - 1, dmax(1, group))
+    return {"group": group, "together": together, "panels": panels, "chunk": chunk, "chunks": floordiv(panels + chunk - 1, dmax(1, chunk)),
+            "tasks": select(near, directions, 1) * groups}
+
+
+def packs(call: Spec, gates: int, panel: int) -> tuple[list[Step], list[Dim], list[Packed], list[Ref]]:
+    """r as [D, gates, panels, H, panel], 0 past the last column; made here where r is constant."""
     from gpuonnx.kernels.cpu.pack import step
     r = call.inputs[1]
     assert r is not None
+    if 1 in call.constants:
+        return [], [], [Packed(("panels", panel), partial(panels_of, call.constants[1], gates, panel))], [Ref("packed", 0)]
     directions, hidden, unit = r.shape[0], r.shape[2], size(r.dtype)
-    steps: list[Step] = []
-    work: list[Dim] = []
-    packed: list[Packed] = []
-    out = []
-    for first, count in parts:
-        if 1 in call.constants:
-            out.append(Ref("packed", len(packed)))
-            array = call.constants[1]
-            packed.append(Packed(("panels", first, count), partial(panels, array, first, count, panel)))
-            continue
-        out.append(Ref("work", len(work)))
-        block = hidden * panel * unit
-        matrix = floordiv(count * hidden + panel - 1, panel) * block
-        part = Layout(r.dtype, (directions, count * hidden, hidden), r.strides)
-        steps.append(step(Ref("in", 1, first * hidden * r.strides[1] * unit), part, (2, 1), out[-1], r.dtype, panel * unit, block, matrix))
-        work.append(directions * matrix)
-    return steps, work, packed, out
+    block = hidden * panel * unit
+    matrix = floordiv(hidden + panel - 1, panel) * block
+    part = Layout(r.dtype, (directions, hidden, hidden), r.strides)
+    steps = [step(Ref("in", 1, g * hidden * r.strides[1] * unit), part, (2, 1), Ref("work", 0, g * matrix), r.dtype, panel * unit, block,
+                  gates * matrix) for g in range(gates)]
+    return steps, [directions * gates * matrix], [], [Ref("work", 0)]
 
 
-def whole(call: Spec, panel: int) -> tuple[list[Step], list[Dim], list[Packed], list[Ref]]:
-    """int8 r [D, columns, H] as [D, panels, pairs of k, panel, 2], pairs in even number, and the columns' scales [D, panels * panel]."""
+def whole(call: Spec, gates: int, panel: int) -> tuple[list[Step], list[Dim], list[Packed], list[Ref]]:
+    """int8 r [D, gates * H, H] as [D, gates, panels, pairs of k, panel, 2], pairs in even number, and the columns' scales."""
     r, scales = call.constants[1], call.constants[7]
-    directions, columns, hidden = r.shape
 
     def pairs() -> np.ndarray:
-        padded = np.zeros((directions, -(-columns // panel) * panel, -(-hidden // 4) * 4), np.int8)
-        padded[:, :columns, :hidden] = r
-        return np.ascontiguousarray(padded.reshape(directions, -1, panel, padded.shape[2] // 2, 2).transpose(0, 1, 3, 2, 4))
-
-    def factors() -> np.ndarray:
-        padded = np.zeros((directions, -(-columns // panel) * panel), scales.dtype)
-        padded[:, :columns] = scales
-        return padded
-    return [], [], [Packed((), pairs), Packed((), factors)], [Ref("packed", 0), Ref("packed", 1)]
+        padded = columns_of(np.pad(r, ((0, 0), (0, 0), (0, -r.shape[2] % 4))), gates, panel)
+        return np.ascontiguousarray(padded.reshape(*padded.shape[:4], -1, 2).transpose(0, 1, 2, 4, 3, 5))
+    return [], [], [Packed((), pairs), Packed((), lambda: columns_of(scales, gates, panel))], [Ref("packed", 0), Ref("packed", 1)]
 
 
-def panels(r: np.ndarray, first: int, count: int, panel: int) -> np.ndarray:
-    """Columns of `count` gates of r [D, gates * H, H] as [D, panels, H, panel]."""
-    directions, _, hidden = r.shape
-    columns = count * hidden
-    out = np.zeros((directions, -(-columns // panel) * panel, hidden), r.dtype)
-    out[:, :columns] = r[:, first * hidden:first * hidden + columns]
-    return np.ascontiguousarray(out.reshape(directions, -1, panel, hidden).transpose(0, 1, 3, 2))
+def columns_of(array: np.ndarray, gates: int, panel: int) -> np.ndarray:
+    """[D, gates * H, ...] as [D, gates, panels, panel, ...], 0 past a gate's last column."""
+    directions, columns, *rest = array.shape
+    hidden = columns // gates
+    out = np.zeros((directions, gates, -(-hidden // panel) * panel, *rest), array.dtype)
+    out[:, :, :hidden] = array.reshape(directions, gates, hidden, *rest)
+    return out.reshape(directions, gates, -1, panel, *rest)
+
+
+def panels_of(r: np.ndarray, gates: int, panel: int) -> np.ndarray:
+    """r [D, gates * H, H] as [D, gates, panels, H, panel]."""
+    return np.ascontiguousarray(np.moveaxis(columns_of(r, gates, panel), -1, -2))
 
 
 def constants(call: Spec) -> np.ndarray:

@@ -1,8 +1,7 @@
-"""Renders the recurrent kernels to LLVM IR; see recurrent.py. One task runs one direction of some batch entries through time."""
+"""What a step of a recurrent kernel computes, in LLVM IR: products of states and weights, cells, states in 8 bits; see recurrent.py."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import llvmlite.ir as ir
@@ -10,7 +9,7 @@ import llvmlite.ir as ir
 from gpuonnx.ir.types import size
 from gpuonnx.kernels.cpu import scalars
 from gpuonnx.kernels.cpu.lanes import I32, I64, PTR, STORED
-from gpuonnx.kernels.cpu.micro import VECTORS, Code, entry, internal
+from gpuonnx.kernels.cpu.micro import VECTORS, Code, internal
 from gpuonnx.kernels.cpu.pairs import PAIR, Pairs
 from gpuonnx.kernels.cpu.recurrent import CODES, FUNCTIONS, GATES, Form
 
@@ -66,15 +65,15 @@ class Cell:
         self.form, self.dtype, self.lanes, self.unit = form, form.dtype, form.lanes, size(form.dtype)
         self.real, self.vector = STORED[form.dtype], form.lanes * size(form.dtype)
 
-    def text(self, symbol: str) -> str:
+    def render(self, symbol: str) -> None:
+        """The module's functions."""
         self.module = ir.Module(symbol)
         self.product = self.render_whole_product() if self.form.whole else self.render_product()
-        render = {"rnn": self.rnn, "gru": self.gru, "lstm": self.lstm}[self.form.cell]
-        self.cells = [self.render_cell(k, codes, render) for k, codes in enumerate(self.form.codes)]
+        body = {"rnn": self.rnn, "gru": self.gru, "lstm": self.lstm}[self.form.cell]
+        self.cells = [self.render_cell(k, codes, body) for k, codes in enumerate(self.form.codes)]
         self.after_reset = [self.render_cell(k, codes, self.gru_after_reset, "after_reset") for k, codes in enumerate(self.form.codes)
                             ] if self.two_products else []
-        self.render_entry(symbol)
-        return str(self.module)
+        self.quantize = self.render_quantize() if self.form.quantized else None
 
     @property
     def two_products(self) -> bool:
@@ -86,20 +85,25 @@ class Cell:
     def load(self, b: Code, pointer: Any) -> Any:
         return b.load(pointer, typ=b.vector(self.real), align=self.unit)
 
+    def gate(self, b: Code) -> Any:
+        """Bytes of one gate of an entry."""
+        return b.mul(b.word("panels"), I64(VECTORS * self.vector))
+
     # the product
     def render_product(self) -> Any:
-        """void product(args, gates, states, weights, panels, rows): gates[row] += states[row] times weights [panels, H, panel]."""
-        b, function, (gates, states, weights, panels, rows) = self.function("product", [PTR, PTR, PTR, I64, I64])
+        """void product(args, gates, states, weights, from, to, rows): gates[row] += states[row] times weights [panels, H, panel], for panels
+        `from` to `to`."""
+        b, function, (gates, states, weights, start, stop, rows) = self.function("product", [PTR, PTR, PTR, I64, I64, I64])
         hidden, line, state = b.word("hidden"), b.word("line"), b.word("state")
-        with b.counted(panels) as p:
+        with b.loop(start, stop, 1) as p:
             panel = b.shifted(weights, b.mul(p, b.mul(hidden, I64(VECTORS * self.vector))))
             first = b.shifted(gates, b.mul(p, I64(VECTORS * self.vector)))
             done: Any = I64(0)
             for m in ROWS:
-                stop = b.and_(rows, I64(-m))
-                with b.loop(done, stop, m) as row:
+                most = b.and_(rows, I64(-m))
+                with b.loop(done, most, m) as row:
                     self.tile(b, m, b.shifted(first, b.mul(row, line)), b.shifted(states, b.mul(row, state)), panel)
-                done = stop
+                done = most
         b.ret_void()
         return function
 
@@ -134,16 +138,16 @@ class Cell:
             b.store(total, place, align=self.unit)
 
     def render_whole_product(self) -> Any:
-        """void product(args, gates, states, weights, scales, panels, rows): gates[row] += integer states times integer weights, scaled."""
-        b, function, (gates, states, weights, scales, panels, rows) = self.function("product", [PTR, PTR, PTR, PTR, I64, I64])
+        """void product(args, gates, states, weights, scales, from, to, rows): gates[row] += integer states times integer weights, scaled."""
+        b, function, (gates, states, weights, scales, start, stop, rows) = self.function("product", [PTR, PTR, PTR, PTR, I64, I64, I64])
         line, state, width = b.word("line"), b.word("state"), VECTORS * self.vector
-        with b.counted(panels) as p:
+        with b.loop(start, stop, 1) as p:
             panel = b.shifted(weights, b.mul(p, b.mul(b.word("quads"), I64(2 * PAIR * VECTORS * self.lanes))))
             first, factors = (b.shifted(base, b.mul(p, I64(width))) for base in (gates, scales))
             done: Any = I64(0)
             for m in ROWS:
-                stop = b.and_(rows, I64(-m))
-                with b.loop(done, stop, m) as row:
+                most = b.and_(rows, I64(-m))
+                with b.loop(done, most, m) as row:
                     places = b.shifted(first, b.mul(row, line))
                     totals = self.whole_tile(b, m, b.shifted(states, b.mul(row, state)), panel)
                     scale = b.splat(b.load(self.state_scale(b, states), typ=self.real, align=self.unit))
@@ -151,7 +155,7 @@ class Cell:
                         place = b.shifted(b.shifted(places, b.mul(line, I64(i // VECTORS))), i % VECTORS * self.vector)
                         factor = b.fmul(scale, self.load(b, b.shifted(factors, i % VECTORS * self.vector)))
                         b.store(b.madd(b.sitofp(total, factor.type), factor, self.load(b, place)), place, align=self.unit)
-                done = stop
+                done = most
         b.ret_void()
         return function
 
@@ -181,8 +185,9 @@ class Cell:
 
     # the cells
     def render_cell(self, number: int, codes: tuple[int, ...], body: Callable[..., None], name: str = "cell") -> Any:
-        """void cell(args, gates, h, c, spare, numbers, direction): one entry's new state from its gates."""
-        b, function, (gates, h, c, spare, numbers, direction) = self.function(f"{name}{number}", [PTR, PTR, PTR, PTR, PTR, I64])
+        """void cell(args, gates, h, next, c, spare, numbers, direction, from, to): an entry's new state, elements `from` to `to`, from its gates."""
+        b, function, (gates, h, after, c, spare, numbers, direction, start, stop) = self.function(
+            f"{name}{number}", [PTR, PTR, PTR, PTR, PTR, PTR, I64, I64, I64])
         constant = [b.splat(b.load(b.shifted(numbers, k * self.unit), typ=self.real, align=self.unit)) for k in range(2 * len(codes))]
         limit = None
         if self.form.clip:
@@ -195,15 +200,15 @@ class Cell:
                 x = b.pick("<", limit, b.pick(">", b.fneg(limit), x))
             return Functions(b, self.dtype, *constant[2 * which:2 * which + 2]).of(codes[which], x)
         hidden = b.word("hidden")
-        with b.loop(I64(0), hidden, self.lanes) as j:
+        with b.loop(start, stop, self.lanes) as j:
             offset = b.mul(j, I64(self.unit))
-            gate = [b.shifted(b.shifted(gates, b.mul(hidden, I64(k * self.unit))), offset) for k in range(GATES[self.form.cell])]
+            gate = [b.shifted(b.shifted(gates, b.mul(self.gate(b), I64(k))), offset) for k in range(GATES[self.form.cell])]
             peephole: list[Any] = []
             if self.form.peepholes:
                 mask = b.lanes_below(b.sub(hidden, j))
                 base = b.address(b.add(b.word("peepholes"), b.mul(direction, b.word("peepholes.d"))))
                 peephole = [self.strided(b, b.shifted(base, b.mul(b.add(b.mul(hidden, I64(k)), j), b.word("peepholes.j"))), mask) for k in range(3)]
-            body(b, applied, gate, *(b.shifted(p, offset) for p in (h, c, spare)), peephole)
+            body(b, applied, gate, *(b.shifted(p, offset) for p in (h, after, c, spare)), peephole)
         b.ret_void()
         return function
 
@@ -214,26 +219,26 @@ class Cell:
         steps = b.mul(b.iota(), b.splat(b.sdiv(b.word("peepholes.j"), I64(self.unit))))
         return b.gather(pointer, steps, self.dtype, mask)
 
-    def rnn(self, b: Code, f: Any, gate: list[Any], h: Any, c: Any, spare: Any, peephole: list[Any]) -> None:
-        b.store(f(0, self.load(b, gate[0])), h, align=self.unit)
+    def rnn(self, b: Code, f: Any, gate: list[Any], h: Any, after: Any, c: Any, spare: Any, peephole: list[Any]) -> None:
+        b.store(f(0, self.load(b, gate[0])), after, align=self.unit)
 
-    def gru(self, b: Code, f: Any, gate: list[Any], h: Any, c: Any, spare: Any, peephole: list[Any]) -> None:
+    def gru(self, b: Code, f: Any, gate: list[Any], h: Any, after: Any, c: Any, spare: Any, peephole: list[Any]) -> None:
         """gates z, r, h. Before the reset: `spare` has the input's part of h. After it: spare = z and c = r * h are for the second product."""
         z, r = f(0, self.load(b, gate[0])), f(0, self.load(b, gate[1]))
         if self.two_products:
             b.store(z, spare, align=self.unit)
             b.store(b.fmul(r, self.load(b, h)), c, align=self.unit)
             return
-        self.blend(b, z, f(1, b.fadd(self.load(b, spare), b.fmul(r, self.load(b, gate[2])))), h)
+        self.blend(b, z, f(1, b.fadd(self.load(b, spare), b.fmul(r, self.load(b, gate[2])))), h, after)
 
-    def gru_after_reset(self, b: Code, f: Any, gate: list[Any], h: Any, c: Any, spare: Any, peephole: list[Any]) -> None:
-        self.blend(b, self.load(b, spare), f(1, self.load(b, gate[2])), h)
+    def gru_after_reset(self, b: Code, f: Any, gate: list[Any], h: Any, after: Any, c: Any, spare: Any, peephole: list[Any]) -> None:
+        self.blend(b, self.load(b, spare), f(1, self.load(b, gate[2])), h, after)
 
-    def blend(self, b: Code, z: Any, new: Any, h: Any) -> None:
+    def blend(self, b: Code, z: Any, new: Any, h: Any, after: Any) -> None:
         kept = b.fmul(z, self.load(b, h))
-        b.store(b.fadd(b.fmul(b.fsub(b.const(1.0, self.dtype), z), new), kept), h, align=self.unit)
+        b.store(b.fadd(b.fmul(b.fsub(b.const(1.0, self.dtype), z), new), kept), after, align=self.unit)
 
-    def lstm(self, b: Code, f: Any, gate: list[Any], h: Any, c: Any, spare: Any, peephole: list[Any]) -> None:
+    def lstm(self, b: Code, f: Any, gate: list[Any], h: Any, after: Any, c: Any, spare: Any, peephole: list[Any]) -> None:
         """gates i, o, f, c; peepholes i, o, f."""
         i, o, forget, new = (self.load(b, g) for g in gate)
         old = self.load(b, c)
@@ -245,9 +250,9 @@ class Cell:
         b.store(cell, c, align=self.unit)
         if peephole:
             o = b.fadd(o, b.fmul(peephole[1], cell))
-        b.store(b.fmul(f(0, o), f(2, cell, False)), h, align=self.unit)
+        b.store(b.fmul(f(0, o), f(2, cell, False)), after, align=self.unit)
 
-    # the walk through time
+    # states
     def render_quantize(self) -> Any:
         """void quantize(args, states, out, entries): states through 8 bits, scale and zero point from their range (as DynamicQuantizeLinear);
         with integer weights they stay int16, less the zero point, and the scale stands behind them."""
@@ -319,141 +324,3 @@ class Cell:
 
     def given(self, b: Code, name: str) -> Any:
         return b.icmp_signed("!=", b.word(name), I64(0))
-
-    def render_entry(self, symbol: str) -> None:
-        quantize = self.render_quantize() if self.form.quantized else None
-        b, _, task = entry(self.module, symbol, self.lanes, self.form.names)
-        run = Walk(self, b, task)
-        run.begin()
-        with b.counted(b.word("length")) as number:
-            read = run.h
-            if quantize is not None:
-                b.call(quantize, [b.args, run.h, run.q, run.entries])
-                read = run.q
-            with run.active(number) as (e, t):
-                run.fill(e, t)
-            run.multiply(0, run.gates, read)
-            with run.active(number) as (e, t):
-                run.apply(self.cells, e)
-            if self.two_products:
-                run.multiply(1, b.shifted(run.gates, b.mul(b.word("hidden"), I64(2 * self.unit))), run.c)
-                with run.active(number) as (e, t):
-                    run.apply(self.after_reset, e)
-            run.store(number)
-        run.end()
-        b.ret_void()
-
-
-class Walk:
-    """The entry's blocks: one direction of some batch entries, their gates and states in the task's room."""
-
-    def __init__(self, cell: Cell, b: Code, task: Any) -> None:
-        self.cell, self.b, self.form = cell, b, cell.form
-        batch, group = b.word("batch"), b.word("group")
-        parts = b.udiv(b.sub(b.add(batch, group), I64(1)), group)
-        self.direction = b.udiv(task, parts)
-        self.first = b.mul(b.urem(task, parts), group)
-        self.entries = b.least(group, b.sub(batch, self.first))
-        self.state, self.line, self.hidden = b.word("state"), b.word("line"), b.word("hidden")
-        self.gates = b.address(b.add(b.word("room"), b.mul(task, b.word("room.task"))))
-        self.h = b.shifted(self.gates, b.mul(group, self.line))
-        self.c, self.q, self.spare = (b.shifted(self.h, b.mul(b.mul(group, I64(k)), self.state)) for k in (1, 2, 3))
-        functions = 2 * FUNCTIONS[self.form.cell] * cell.unit
-        self.numbers = b.address(b.add(b.word("numbers"), b.mul(self.direction, I64(functions))))
-        said = b.word("direction")
-        both = b.and_(b.icmp_signed("==", said, I64(2)), b.icmp_signed("==", self.direction, I64(1)))
-        self.backwards = b.or_(b.icmp_signed("==", said, I64(1)), both)
-
-    def row(self, base: Any, e: Any, step: Any) -> Any:
-        return self.b.shifted(base, self.b.mul(e, step))
-
-    def steps(self, e: Any) -> Any:
-        """How many steps entry e of the batch takes."""
-        b, length = self.b, self.b.word("length")
-        given = self.cell.given(b, "lens")
-        place = b.select(given, self.cell.at(b, "lens", b=e), b.args)
-        said = b.sext(b.load(place, typ=I32, align=4), I64)
-        said = b.least(b.select(b.icmp_signed(">", said, I64(0)), said, I64(0)), length)
-        return b.select(given, said, length)
-
-    @contextmanager
-    def active(self, number: Any) -> Iterator[tuple[Any, Any]]:
-        """Entries that have a step `number`, and the time of it."""
-        b = self.b
-        with b.counted(self.entries) as e:
-            steps = self.steps(b.add(self.first, e))
-            with b.if_then(b.icmp_signed("<", number, steps)):
-                yield e, b.select(self.backwards, b.sub(b.sub(steps, I64(1)), number), number)
-
-    def begin(self) -> None:
-        b, cell = self.b, self.cell
-        for name, which, base in (("h0", H0, self.h), ("c0", C0, self.c)):
-            with b.counted(self.entries) as e:
-                target = self.row(base, e, self.state)
-                with b.if_else(cell.given(b, name)) as (there, absent):
-                    with there:
-                        cell.copy(b, cell.at(b, name, d=self.direction, b=b.add(self.first, e)), target, self.hidden, cell.spread(b, name, which))
-                    with absent:
-                        cell.zero(b, target, self.hidden, I64(cell.unit))
-
-    def fill(self, e: Any, t: Any) -> None:
-        """The gates of the input at time t; a bias inside the reset gate stands apart from the input's part."""
-        b, cell, gates = self.b, self.cell, GATES[self.form.cell]
-        count = b.mul(self.hidden, I64(gates))
-        source = cell.at(b, "x", t=t, b=b.add(self.first, e), j=b.mul(self.direction, count))
-        target, step = self.row(self.gates, e, self.line), cell.spread(b, "x", X)
-        if self.form.cell != "gru" or cell.two_products:
-            return cell.copy(b, source, target, count, step)
-        two = b.mul(self.hidden, I64(2))
-        cell.copy(b, source, target, two, step)
-        cell.copy(b, b.shifted(source, b.mul(two, b.word("x.j"))), self.row(self.spare, e, self.state), self.hidden, step)
-        last = b.shifted(target, b.mul(two, I64(cell.unit)))
-        with b.if_else(cell.given(b, "extra")) as (there, absent):
-            with there:
-                cell.copy(b, cell.at(b, "extra", d=self.direction), last, self.hidden, cell.spread(b, "extra", EXTRA))
-            with absent:
-                cell.zero(b, last, self.hidden, I64(cell.unit))
-        return None
-
-    def multiply(self, which: int, gates: Any, states: Any) -> None:
-        b, cell = self.b, self.cell
-        panels = b.word(f"panels{which}")
-        if self.form.whole:
-            columns = b.mul(panels, I64(VECTORS * cell.lanes))
-            weights = b.shifted(b.address(b.word("weights0")), b.mul(self.direction, b.mul(columns, b.mul(b.word("quads"), I64(4)))))
-            scales = b.shifted(b.address(b.word("weights1")), b.mul(self.direction, b.mul(columns, I64(cell.unit))))
-            b.call(cell.product, [b.args, gates, states, weights, scales, panels, self.entries])
-            return
-        bytes_ = b.mul(b.mul(panels, self.hidden), I64(VECTORS * cell.vector))
-        weights = b.address(b.add(b.word(f"weights{which}"), b.mul(self.direction, bytes_)))
-        b.call(cell.product, [b.args, gates, states, weights, panels, self.entries])
-
-    def apply(self, cells: Sequence[Any], e: Any) -> None:
-        b = self.b
-        args = [b.args, self.row(self.gates, e, self.line), *(self.row(s, e, self.state) for s in (self.h, self.c, self.spare)),
-                self.numbers, self.direction]
-        if len(cells) == 1:
-            b.call(cells[0], args)
-            return
-        with b.if_else(b.icmp_signed("==", self.direction, I64(0))) as (one, other):
-            with one:
-                b.call(cells[0], args)
-            with other:
-                b.call(cells[1], args)
-
-    def store(self, number: Any) -> None:
-        """The new states into y; behind the end of a shorter sequence, zeros."""
-        b, cell = self.b, self.cell
-        with b.if_then(cell.given(b, "y")):
-            with self.active(number) as (e, t):
-                target = cell.at(b, "y", t=t, d=self.direction, b=b.add(self.first, e))
-                cell.copy(b, self.row(self.h, e, self.state), target, self.hidden, cell.spread(b, "y", Y), False)
-            with b.counted(self.entries) as e, b.if_then(b.icmp_signed(">=", number, self.steps(b.add(self.first, e)))):
-                cell.zero(b, cell.at(b, "y", t=number, d=self.direction, b=b.add(self.first, e)), self.hidden, b.word("y.j"))
-
-    def end(self) -> None:
-        b, cell = self.b, self.cell
-        for name, which, base in (("yh", YH, self.h), ("yc", YC, self.c)):
-            with b.if_then(cell.given(b, name)), b.counted(self.entries) as e:
-                target = cell.at(b, name, d=self.direction, b=b.add(self.first, e))
-                cell.copy(b, self.row(base, e, self.state), target, self.hidden, cell.spread(b, name, which), False)
