@@ -186,6 +186,21 @@ class Nest(Node):
     stages: tuple[tuple[Fold | Store, ...], ...] = field(kw_only=True)
 
 
+@dataclass(frozen=True)
+class Rows:
+    """What an attention does between its products: `score` of the first one's elements, then `stages` of folds along each row, then `result` in
+    place of every element. load(0) is the element (to `score`, the product; None leaves it), load(k) input 2 + k of the Call."""
+
+    score: Expr | None
+    stages: tuple[tuple[Fold, ...], ...]
+    result: Expr
+
+    @property
+    def expressions(self) -> tuple[Expr, ...]:
+        """All but `score`, in order."""
+        return (*(f.expr for stage in self.stages for f in stage), self.result)
+
+
 @dataclass(frozen=True, eq=False)
 class Copy(Node):
     """Moves a value between devices, or into another layout; made by the planner."""

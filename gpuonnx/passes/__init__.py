@@ -26,10 +26,11 @@ PIPELINE: dict[str, tuple[str, str]] = {
     "inline": ("inline", "run"),
     "epilogue": ("epilogue", "run"),
     "nests": ("nests", "run"),
+    "attention": ("attention", "run"),
 }
 DEVICE_FREE = ("fold", "simplify", "cse", "recognise", "weights", "simplify", "dead")
 HOST_ONLY = frozenset({"recognise"})
-PER_DEVICE = ("inline", "epilogue", "nests")
+PER_DEVICE = ("inline", "epilogue", "nests", "attention")
 
 
 def function(name: str) -> Pass:

@@ -243,15 +243,16 @@ class Emitter:
             row, lane = self.moves[e]
             if not row and e.op != "const" and e not in guarded:
                 for j in range(self.count if lane else 1):
-                    self._value(e, At(None, 0, j, None, None, self.known))
+                    self.value(e, At(None, 0, j, None, None, self.known))
 
     def row(self, number: Any, tag: int, accumulators: Sequence[Any]) -> None:
         """Store one row; `tag` tells straight-line rows apart, `number` is the row as an i64."""
         for j, accumulator in enumerate(accumulators):
             at = At(number, tag, j, accumulator, None, self.known)
-            self._store(self._value(self.form.expr, at), at)
+            self.store(self.value(self.form.expr, at), at)
 
-    def _value(self, e: Expr, at: At) -> Any:
+    def value(self, e: Expr, at: At) -> Any:
+        """`e` there; what `at.known` holds already is not computed again."""
         row, lane = self.moves[e]
         key = (e, at.tag if row else None, at.vector if lane else None)
         if key not in at.known:
@@ -260,20 +261,20 @@ class Emitter:
             elif e.op in ("load", "index"):
                 at.known[key] = at.accumulator if e.op == "load" and e.value == 0 else self._leaf(e, at)
             else:
-                at.known[key] = compute(self.b, e, [self._value(a, at) for a in e.args])
+                at.known[key] = compute(self.b, e, [self.value(a, at) for a in e.args])
         return at.known[key]
 
     def _guard(self, e: Expr, at: At) -> Any:
         b = self.b
-        condition, outside = self._value(e.args[0], at), self._value(e.args[2], at)
+        condition, outside = self.value(e.args[0], at), self.value(e.args[2], at)
         outer = at.mask if at.mask is not None else self.masks[at.vector]
         mask = condition if outer is None else b.and_(condition, outer)
-        inside = self._value(e.args[1], replace(at, mask=mask, known=dict(at.known)))
+        inside = self.value(e.args[1], replace(at, mask=mask, known=dict(at.known)))
         return b.select(condition, inside, outside)
 
     def _leaf(self, e: Expr, at: At) -> Any:
         b, access = self.b, self.form.accesses[e.value]
-        here = self._here(e.value, access, at)
+        here = self.here(e.value, access, at)
         if e.op == "index":
             if access.lane == "0":
                 return b.splat(here)
@@ -283,10 +284,10 @@ class Emitter:
         if access.lane == "0":
             return b.widen(b.splat(b.scalar(here, access.stored, at.mask)), access.stored)
         if access.lane == "1":
-            return b.widen(b.read(self._unit(access, here, at.vector), access.stored, mask), access.stored)
+            return b.widen(b.read(self.unit(access, here, at.vector), access.stored, mask), access.stored)
         return b.widen(b.gather(*self._strided(e.value, here, at.vector), access.stored, mask), access.stored)
 
-    def _here(self, k: int, access: Access, at: At) -> Any:
+    def here(self, k: int, access: Access, at: At) -> Any:
         """The address at a row: a stride further than at the one before, where that is straight-line code too."""
         if access.row == "0":
             return self.bases[k]
@@ -299,7 +300,8 @@ class Emitter:
         self.rows[k] = b.block, at.tag, where
         return where
 
-    def _unit(self, access: Access, here: Any, vector: int) -> Any:
+    def unit(self, access: Access, here: Any, vector: int) -> Any:
+        """Pointer to a vector whose lanes are neighbours."""
         return self.b.address(self.b.add(here, self.b.i64(vector * self.b.width * size(access.stored))))
 
     def _strided(self, k: int, here: Any, vector: int) -> tuple[Any, Any]:
@@ -309,12 +311,12 @@ class Emitter:
         offsets = b.mul(b.iota(), b.splat(b.sdiv(step, b.i64(size(access.stored)))))
         return b.address(b.add(here, b.mul(step, b.i64(vector * b.width)))), offsets
 
-    def _store(self, value: Any, at: At) -> None:
+    def store(self, value: Any, at: At) -> None:
         b, access, mask = self.b, self.form.accesses[0], self.masks[at.vector]
         value = b.narrow(value, access.stored)
-        here = self._here(0, access, at)
+        here = self.here(0, access, at)
         if access.lane == "1":
-            b.write(value, self._unit(access, here, at.vector), access.stored, mask)
+            b.write(value, self.unit(access, here, at.vector), access.stored, mask)
         else:
             b.scatter(value, *self._strided(0, here, at.vector), access.stored, mask)
 
@@ -329,9 +331,9 @@ def compute(b: Any, e: Expr, args: list[Any]) -> Any:
     return scalars.emit(b, e, args)
 
 
-def check(e: Expr) -> str | None:
-    """Why an epilogue's expression cannot be emitted here; None if it can."""
-    known = ("const", "dim", "cast", "round", "load", "index", "guard")
+def check(e: Expr, *own: str) -> str | None:
+    """Why an epilogue's expression cannot be emitted here, None if it can; `own`: leaves that the kernel itself knows."""
+    known = ("const", "dim", "cast", "round", "load", "index", "guard", *own)
     for x in e.walk():
         if x.op not in known and not scalars.has(x.op):
             return f"the epilogue uses {x.op}"

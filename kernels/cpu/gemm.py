@@ -1,20 +1,24 @@
 """Call "gemm": out[..., M, N] = epilogue(A[..., M, K] @ B[..., K, N]); also how any contraction is bound to sizes."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuonnx.ir.dims import Dim, dmax, dmin, eq, floordiv, select
+from gpuonnx.ir.dims import Dim, dmax, dmin, eq, floordiv, lt, select
 from gpuonnx.ir.types import compute, numpy_dtype, size
 from gpuonnx.kernels.contract import Arg, Build, Kernel, Layout, Packed, Ref, Spec, Step
 from gpuonnx.kernels.cpu import pack
 from gpuonnx.kernels.cpu.emit import NotAffine, Plan, analyse, check, identity, words
 
+if TYPE_CHECKING:
+    from gpuonnx.kernels.cpu.micro import Contraction
+
 FLOATS = ("f32", "f64", "f16", "bf16")
 LEAST_WORK = 1 << 18
+FEW, TILES = 4, {"lines": 4, "dots": 1}
 TILE_COST = {1: 1.3, 2: 1.0, 3: 0.98}
 
 
@@ -37,17 +41,19 @@ class Problem:
     """A contraction over `axes` (the last one is the row axis), `columns` lanes for each, summed over taps and a run of k.
 
     `a` and `b` are pointers; `taps` are (count, byte step of A); `plan` has one stride an axis and one for the lanes;
-    panels of B have `vectors` vectors a line."""
+    panels of B have `vectors` vectors a line. way: `panels`, or how B lies where it is not packed, its lines `line` bytes apart."""
 
     dtype: str
-    a: Ref
-    b: Ref
+    a: Arg
+    b: Arg
     axes: tuple[Axis, ...]
     columns: Dim
     taps: tuple[tuple[Dim, Dim], ...]
     run: Dim
     plan: Plan
     vectors: int = 2
+    way: str = "panels"
+    line: Dim = 0
 
 
 def same(a: Dim, b: Dim) -> bool:
@@ -107,24 +113,35 @@ def split(p: Problem, nr: int, mr: int, unit: int) -> dict[str, Dim]:
 
 def contraction(p: Problem, arithmetic: Any | None = None) -> Step:
     """The step that computes a Problem."""
-    from gpuonnx.kernels.cpu.micro import Contraction, Real, Renderer, target
+    from gpuonnx.kernels.cpu.micro import Real, target
     dot = arithmetic or Real(p.dtype)
-    lanes = target().bytes // dot.unit
-    mr, nr = dot.tile(p.vectors), p.vectors * lanes
+    mr, nr = TILES.get(p.way) or dot.tile(p.vectors), p.vectors * target().bytes // dot.unit
     p = collapsed(p)
-    *batch, rows = p.axes
     numbers = split(p, nr, mr, dot.unit)
     tasks = numbers.pop("tasks")
-    depth = p.run * product([count for count, _ in p.taps])
-    args: dict[str, Arg] = {"a": p.a, "b": p.b, "a.row": rows.a, "run": p.run, "b.panel": depth * nr * dot.unit, **numbers}
+    args, form = arguments(p, numbers, dot)
+
+    def text(symbol: str) -> str:
+        from gpuonnx.kernels.cpu.thin import renderer
+        return renderer(form.way).text(form, dot, symbol)
+    return Step(Kernel("contraction", (form, target(), dot.key), "llvm", text), tuple(args.values()), tasks)
+
+
+def arguments(p: Problem, numbers: Mapping[str, Dim], dot: Any) -> tuple[dict[str, Arg], Contraction]:
+    """The words of a Problem by name, with `numbers` among them, and its form."""
+    from gpuonnx.kernels.cpu.micro import Contraction, target
+    *batch, rows = p.axes
+    lanes, depth = target().bytes // dot.unit, p.run * product([count for count, _ in p.taps])
+    nr = p.vectors * lanes
+    panel = {"panels": depth * nr * dot.unit, "lines": nr * dot.unit, "dots": nr * p.line}[p.way]
+    args: dict[str, Arg] = {"a": p.a, "b": p.b, "a.row": rows.a, "run": p.run, "b.panel": panel, "b.line": p.line, **numbers}
     for i, axis in enumerate(batch):
         args |= {f"size{i}": axis.size, f"a.{i}": axis.a, f"b.{i}": axis.b}
     for i, (count, step) in enumerate(p.taps):
         args |= {f"taps{i}": count, f"tap{i}": step}
     args |= words(p.plan)
-    form = Contraction(p.dtype, len(p.taps), len(batch), p.plan.form(), tuple(args), lanes, mr, p.vectors)
-    kernel = Kernel("contraction", (form, target(), dot.key), "llvm", lambda symbol: Renderer(form, dot, symbol).text())
-    return Step(kernel, tuple(args.values()), tasks)
+    mr = TILES.get(p.way) or dot.tile(p.vectors)
+    return args, Contraction(p.dtype, len(p.taps), len(batch), p.plan.form(), tuple(args), lanes, mr, p.vectors, p.way)
 
 
 def vectors_for(columns: Dim, lanes: int, constant: bool) -> int:
@@ -223,33 +240,75 @@ def _aliasing(a: Layout, unit: int) -> bool:
     return isinstance(line, int) and line != 0 and line * unit % 4096 == 0 and not (isinstance(rows, int) and rows < 8)
 
 
-def right_operand(call: Spec, dtype: str, shape: Sequence[Dim], work: Workspace) -> tuple[Ref, tuple[Dim, ...], tuple[Packed, ...]]:
-    """B in panels, and its byte strides along the batch axes."""
+def right_operand(b: Layout, ref: Ref, known: np.ndarray | None, dtype: str, shape: Sequence[Dim],
+                  work: Workspace) -> tuple[Ref, tuple[Dim, ...], tuple[Packed, ...]]:
+    """B at `ref` (an array, where it is `known`) in panels, and its byte strides along the batch axes."""
     from gpuonnx.kernels.cpu.micro import lanes_of
-    b = call.inputs[1]
-    assert b is not None
     depth, columns = b.shape[-2:]
-    nr, unit = vectors_for(columns, lanes_of(dtype), 1 in call.constants) * lanes_of(dtype), size(dtype)
+    nr, unit = vectors_for(columns, lanes_of(dtype), known is not None) * lanes_of(dtype), size(dtype)
     matrix = ceildiv(columns, nr) * depth * nr * unit
     steps = dense_batch(b, matrix, shape)
-    if 1 in call.constants:
-        array = call.constants[1]
-        return Ref("packed", 0), steps, (Packed(("panels", dtype, nr), lambda: pack_constant(array, dtype, nr)),)
+    if known is not None:
+        return Ref("packed", 0), steps, (Packed(("panels", dtype, nr), lambda: pack_constant(known, dtype, nr)),)
     room = work.take(product(b.shape[:-2]) * matrix)
-    work.steps.append(pack.step(Ref("in", 1), b, (-2, -1), room, dtype, nr * unit, depth * nr * unit, matrix))
+    work.steps.append(pack.step(ref, b, (-2, -1), room, dtype, nr * unit, depth * nr * unit, matrix))
     return room, steps, ()
 
 
+@dataclass(frozen=True)
+class Lying:
+    """A B that need not be packed for few rows: its way, vectors of a line of results, byte strides of the batch axes and between lines."""
+
+    way: str
+    vectors: int
+    steps: tuple[Dim, ...]
+    line: Dim
+
+
+def lying(b: Layout, dtype: str, shape: Sequence[Dim]) -> Lying | None:
+    """None where neither columns nor k are neighbours, or columns do not fill vectors."""
+    from gpuonnx.kernels.cpu.micro import VECTORS, lanes_of
+    unit, columns, lanes = size(dtype), b.shape[-1], lanes_of(dtype)
+    steps = tuple(s * unit for s in broadcast(b, shape))
+    if b.dtype != dtype:
+        return None
+    if same(b.strides[-2], 1) and not same(columns, 1):
+        return Lying("dots", VECTORS, steps, b.strides[-1] * unit)
+    if same(b.strides[-1], 1) and isinstance(columns, int) and columns and columns % lanes == 0:
+        return Lying("lines", VECTORS if columns % (VECTORS * lanes) == 0 else 1, steps, b.strides[-2] * unit)
+    return None
+
+
+def unless(steps: Sequence[Step], condition: Dim) -> list[Step]:
+    """The same steps, without tasks where `condition` holds."""
+    return [replace(s, tasks=select(condition, 0, s.tasks)) for s in steps]
+
+
 def build(call: Spec) -> Build:
+    """Where B is no constant, few rows take it as it lies; which it is may be known only when sizes are."""
     from gpuonnx.kernels.cpu.micro import lanes_of
-    a, out = call.inputs[0], call.outputs[0]
-    assert a is not None
-    dtype, shape = compute(a.dtype), out.shape[:-2]
+    a, b, out = call.inputs[0], call.inputs[1], call.outputs[0]
+    assert a is not None and b is not None
+    dtype, shape, known = compute(a.dtype), out.shape[:-2], call.constants.get(1)
     work = Workspace([], [])
     left, a_steps = left_operand(a, dtype, shape, work)
-    right, b_steps, packed = right_operand(call, dtype, shape, work)
-    axes = tuple(Axis(n, x, y) for n, x, y in zip((*shape, out.shape[-2]), a_steps, (*b_steps, 0), strict=True))
     plan = analyse(out, call.epilogue, dtype, identity(len(out.shape)))
-    vectors = vectors_for(out.shape[-1], lanes_of(dtype), 1 in call.constants)
-    step = contraction(Problem(dtype, left, right, axes, out.shape[-1], (), a.shape[-1], plan, vectors))
-    return Build((*work.steps, step), tuple(work.bytes), packed)
+
+    def problem(ref: Ref, steps: Sequence[Dim], vectors: int, way: str = "panels", line: Dim = 0) -> Problem:
+        axes = tuple(Axis(n, x, y) for n, x, y in zip((*shape, out.shape[-2]), a_steps, (*steps, 0), strict=True))
+        return Problem(dtype, left, ref, axes, out.shape[-1], (), a.shape[-1], plan, vectors, way, line)
+    there = lying(b, dtype, shape) if known is None else None
+    few: Dim = 0
+    steps = list(work.steps)
+    if there is not None:
+        thin = problem(Ref("in", 1), there.steps, there.vectors, there.way, there.line)
+        few = lt(collapsed(thin).axes[-1].size, FEW + 1)
+        steps += unless([contraction(thin)], 1 - few)
+    if same(few, 1):
+        return Build(tuple(steps), tuple(work.bytes))
+    before = len(work.bytes)
+    work.steps.clear()
+    right, b_steps, packed = right_operand(b, Ref("in", 1), known, dtype, shape, work)
+    vectors = vectors_for(out.shape[-1], lanes_of(dtype), known is not None)
+    steps += unless([*work.steps, contraction(problem(right, b_steps, vectors))], few)
+    return Build(tuple(s for s in steps if not same(s.tasks, 0)), (*work.bytes[:before], *(select(few, 0, n) for n in work.bytes[before:])), packed)

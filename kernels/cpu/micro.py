@@ -213,7 +213,8 @@ class Real:
 @dataclass(frozen=True)
 class Contraction:
     """What is compiled in: arithmetic (a Real's type, or an integer scheme), loops of taps, batch axes, epilogue, word names,
-    the tile: lanes of a vector, rows, vectors of a row."""
+    the tile: lanes of a vector, rows, vectors of a row. way: how B lies; in panels, or (for few rows) as it is, its lines `b.line` bytes apart:
+    `lines` along the columns, or `dots`, along k."""
 
     dtype: str
     taps: int
@@ -223,32 +224,32 @@ class Contraction:
     lanes: int
     rows: int
     vectors: int
-
-
-FRAME, TILE = "frame", "tile"
+    way: str = "panels"
 
 
 class Renderer:
     """Contraction -> LLVM module: `tile<m>` accumulates, `finish` runs the epilogue over a buffer, the entry walks a task."""
 
-    def __init__(self, form: Contraction, arithmetic: Any, symbol: str) -> None:
-        self.form, self.dot, self.symbol = form, arithmetic, symbol
-        self.module = ir.Module(symbol)
+    def __init__(self, form: Contraction, arithmetic: Any, module: Any, prefix: str = "") -> None:
+        """Functions of `module`, their names after `prefix`."""
+        self.form, self.dot, self.module, self.prefix = form, arithmetic, module, prefix
         self.width, self.vectors = form.lanes, form.vectors
         self.row_bytes = self.vectors * self.width * arithmetic.unit
-
-    def text(self) -> str:
         self.finish = self.render_finish()
-        half = -(-self.form.rows // 2)
-        self.tiles = {m: self.render_tile(m) for m in [self.form.rows, *range(half, 0, -1)]}
-        self.half = half
-        self.render_entry()
-        return str(self.module)
+        self.half = -(-self.form.rows // 2)
+        self.tiles = {m: self.render_tile(m) for m in dict.fromkeys([self.form.rows, *range(self.half, 0, -1)])}
+
+    @classmethod
+    def text(cls, form: Contraction, arithmetic: Any, symbol: str) -> str:
+        """The kernel's module."""
+        renderer = cls(form, arithmetic, ir.Module(symbol))
+        renderer.render_entry(symbol)
+        return str(renderer.module)
 
     def render_finish(self) -> Any:
         """void finish(args, frame, buffer, rows, first row, first column): the epilogue of `rows` rows of accumulators."""
         b, function, (frame, buffer, rows, first, column) = internal(
-            self.module, "finish", self.width, self.form.names, [PTR, PTR, I64, I64, I64])
+            self.module, f"{self.prefix}finish", self.width, self.form.names, [PTR, PTR, I64, I64, I64])
         left = b.sub(b.word("columns"), column)
         whole = b.icmp_signed(">=", left, I64(self.vectors * self.width))
         with b.if_else(whole) as (full, part):
@@ -274,7 +275,7 @@ class Renderer:
     def render_tile(self, m: int) -> Any:
         """void tile(args, frame, a, b, first row, first column): m rows of one panel."""
         b, function, (frame, a, panel, first, column) = internal(
-            self.module, f"{TILE}{m}", self.width, self.form.names, [PTR, PTR, PTR, I64, I64])
+            self.module, f"{self.prefix}tile{m}", self.width, self.form.names, [PTR, PTR, PTR, I64, I64])
         chains = max(1, 8 // (m * self.vectors))
         cells = m * self.vectors
         step = b.word("a.row")
@@ -302,7 +303,7 @@ class Renderer:
 
         def some(k: Any, sums: list[Any], count: int) -> list[Any]:
             rows = self.row_pointers(b, b.shifted(a, b.mul(k, I64(self.dot.unit))), steps, m)
-            line = b.shifted(panel, b.mul(k, I64(self.row_bytes)))
+            line = b.shifted(panel, b.mul(k, self.line_bytes(b)))
             sums = list(sums)
             for u in range(count):
                 chain = u * cells % len(sums)
@@ -312,7 +313,11 @@ class Renderer:
         sums = b.carry(I64(0), whole, unroll, values[1:], lambda k, carried: some(k, carried, unroll))
         if unroll > 1:
             sums = b.carry(whole, length, 1, sums, lambda k, carried: some(k, carried, 1))
-        return [b.shifted(panel, b.mul(length, I64(self.row_bytes))), *sums]
+        return [b.shifted(panel, b.mul(length, self.line_bytes(b))), *sums]
+
+    def line_bytes(self, b: Code) -> Any:
+        """From one line of B to the next."""
+        return b.word("b.line") if self.form.way == "lines" else I64(self.row_bytes)
 
     def unroll(self, m: int) -> int:
         return self.dot.unroll if m == self.form.rows else UNROLL.get(m, 1)
@@ -329,7 +334,8 @@ class Renderer:
     def step(self, b: Code, rows: list[Any], panel: Any, u: int, sums: list[Any]) -> list[Any]:
         """One k: every row's scalar times the panel's vectors."""
         vector = self.width * self.dot.unit
-        columns = [self.dot.panel(b, b.shifted(panel, u * self.row_bytes + j * vector)) for j in range(self.vectors)]
+        line = b.shifted(panel, b.mul(self.line_bytes(b), I64(u)))
+        columns = [self.dot.panel(b, b.shifted(line, j * vector)) for j in range(self.vectors)]
         out = []
         for i, row in enumerate(rows):
             value = b.splat(b.load(b.shifted(row, u * self.dot.unit), typ=self.dot.scalar, align=1))
@@ -357,11 +363,27 @@ class Renderer:
                 b.store(value, b.shifted(buffer, (i * self.vectors + j) * vector), align=vector)
         b.call(self.finish, [b.args, frame, buffer, I64(m), first, column])
 
-    def render_entry(self) -> None:
-        """One task: a group of panels by a group of batch entries by a chunk of rows."""
-        b, _, task = entry(self.module, self.symbol, self.width, self.form.names)
+    def render_block(self, name: str, change: Callable[[Code, Any, Any], None]) -> Any:
+        """void block(args, batch entry, first row, last row, x): some rows by all columns; `change(code, first row, x)` may set addresses
+        of its own in `frame` and `bases`."""
+        b, function, (number, first, last, x) = internal(self.module, f"{self.prefix}{name}", self.width, self.form.names, [I64, I64, I64, I64])
+        self.begin(b)
+        self.place(b, number)
+        change(b, first, x)
+        with b.counted(b.word("panels")) as p:
+            where = b.address(b.add(b.load(self.bases["b"], typ=I64), b.mul(p, b.word("b.panel"))))
+            self.rows(b, first, last, where, b.mul(p, I64(self.vectors * self.width)))
+        b.ret_void()
+        return function
+
+    def begin(self, b: Code) -> None:
         self.frame = b.array(I64, len(self.form.epilogue.accesses))
         self.bases = {name: b.variable(I64) for name in ("a", "b")}
+
+    def render_entry(self, symbol: str) -> None:
+        """One task: a group of panels by a group of batch entries by a chunk of rows."""
+        b, _, task = entry(self.module, symbol, self.width, self.form.names)
+        self.begin(b)
         group, chunk, panels = b.coordinates(task, [None, b.word("chunks"), b.word("groups")])
         p0, p1 = self.span(b, panels, "panels", "panels.task")
         b0, b1 = self.span(b, group, "batch", "batch.task")
@@ -380,14 +402,8 @@ class Renderer:
         """Addresses of A, B and every access of the epilogue at one batch entry."""
         where = b.coordinates(number, [b.word(f"size{i}") for i in range(self.form.batch)])
         for name, variable in self.bases.items():
-            b.store(self.moved(b, b.word(name), where, name), variable)
-        for k in range(len(self.form.epilogue.accesses)):
-            b.store(self.moved(b, b.word(f"at{k}"), where, f"at{k}"), b.gep(self.frame, [I64(k)], source_etype=I64))
-
-    def moved(self, b: Code, base: Any, where: list[Any], name: str) -> Any:
-        for i, coordinate in enumerate(where):
-            base = b.add(base, b.mul(coordinate, b.word(f"{name}.{i}")))
-        return base
+            b.store(moved(b, name, where), variable)
+        store_frame(b, self.frame, len(self.form.epilogue.accesses), where)
 
     def rows(self, b: Code, m0: Any, m1: Any, panel: Any, column: Any) -> None:
         """Largest tiles, then what is left as one or two smaller ones."""
@@ -413,3 +429,17 @@ class Renderer:
             b.call(self.tiles[n], [b.args, self.frame, here, panel, m, column])
             b.branch(head)
         b.position_at_end(done)
+
+
+def moved(b: Code, name: str, where: Sequence[Any]) -> Any:
+    """The word `name` moved to a batch entry."""
+    base = b.word(name)
+    for i, coordinate in enumerate(where):
+        base = b.add(base, b.mul(coordinate, b.word(f"{name}.{i}")))
+    return base
+
+
+def store_frame(b: Code, frame: Any, count: int, where: Sequence[Any]) -> None:
+    """The addresses of an epilogue's accesses at a batch entry."""
+    for k in range(count):
+        b.store(moved(b, f"at{k}", where), b.gep(frame, [I64(k)], source_etype=I64))

@@ -94,17 +94,27 @@ def column(b: Any, form: Form, source: Any, target: Any, left: Any, first: Any, 
 
 def transposed(b: Any, form: Form, source: Any, target: Any, left: Any, first: Any, last: Any) -> None:
     """Squares of `width` rows and lanes: read along rows, transpose, write along lanes."""
+    enough = b.icmp_signed(">=", left, b.i64(b.width))
+    whole = b.select(enough, b.sub(last, b.srem(b.sub(last, first), b.i64(b.width))), first)
+    with b.loop(first, whole, b.width) as r:
+        square(b, form, source, target, r)
+    with b.loop(whole, last, b.width) as r:
+        square(b, form, source, target, r, b.sub(last, r), left)
+
+
+def square(b: Any, form: Form, source: Any, target: Any, r: Any, rows: Any = None, left: Any = None) -> None:
+    """One of them from row `r`: all of it, or `rows` rows and `left` lanes."""
     import llvmlite.ir as ir
-    with b.loop(first, last, b.width) as r:
-        rows = b.sub(last, r)
-        inside = b.lanes_below(rows)
-        here = b.add(source, b.mul(r, b.i64(size(form.stored))))
-        lines = []
-        for lane in range(b.width):
-            mask = b.and_(inside, b.splat(b.icmp_signed(">", left, b.i64(lane))))
-            lines.append(b.widen(b.read(b.address(here), form.stored, mask), form.stored))
-            here = b.add(here, b.word("src.lane"))
-        for k, line in enumerate(b.transpose(lines)):
-            where = b.address(b.add(target, b.mul(b.add(r, b.i64(k)), b.word("dst.row"))))
-            live = b.splat(b.icmp_signed(">", rows, b.i64(k)))
-            b.write(line, where, form.dtype, b.and_(live, ir.Constant(live.type, [True] * b.width)))
+    inside = None if rows is None else b.lanes_below(rows)
+    here, lines = b.add(source, b.mul(r, b.i64(size(form.stored)))), []
+    for lane in range(b.width):
+        mask = None if rows is None else b.and_(inside, b.splat(b.icmp_signed(">", left, b.i64(lane))))
+        lines.append(b.widen(b.read(b.address(here), form.stored, mask), form.stored))
+        here = b.add(here, b.word("src.lane"))
+    for k, line in enumerate(b.transpose(lines)):
+        where = b.address(b.add(target, b.mul(b.add(r, b.i64(k)), b.word("dst.row"))))
+        if rows is None:
+            b.write(line, where, form.dtype)
+            continue
+        live = b.splat(b.icmp_signed(">", rows, b.i64(k)))
+        b.write(line, where, form.dtype, b.and_(live, ir.Constant(live.type, [True] * b.width)))

@@ -1,0 +1,103 @@
+"""attention: a product, folds along its rows (softmax, with whatever is before and after it) and a second product run as one kernel."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gpuonnx.ir import graph as g
+from gpuonnx.ir.affine import affine
+from gpuonnx.ir.expr import Expr, postorder
+from gpuonnx.ir.scalar import FOLDS
+from gpuonnx.passes.epilogue import OWN
+from gpuonnx.passes.rewrite import Trace, change_leaves, kept, merged, readers
+from gpuonnx.passes.views import is_identity, same_shape
+
+if TYPE_CHECKING:
+    from gpuonnx.planner.place import Placement
+
+TYPES = ("f32", "f64")
+MOST_OPERANDS = 8
+
+
+def run(placement: Placement, trace: Trace) -> Placement:
+    """Every second product whose left operand nobody else reads, and that comes of the first one through one Nest."""
+    graph = placement.graph
+    makers, count, outside = graph.producers(), readers(graph), kept(graph)
+    fused: dict[g.Node, g.Node] = {}
+    gone: set[g.Node] = set()
+    for node in graph.nodes:
+        nest = makers.get(node.inputs[0]) if _is_product(node) else None
+        first = makers.get(nest.inputs[_scores(nest, makers)]) if isinstance(nest, g.Nest) and _scores(nest, makers) >= 0 else None
+        if not isinstance(node, g.Call) or not isinstance(nest, g.Nest) or not isinstance(first, g.Call):
+            continue
+        between = (first.out, nest.outputs[0])
+        if any(count.get(v, 0) != 1 or v in outside for v in between) or not _fits(first, nest, node, placement):
+            continue
+        origins = merged(first.origins, nest.origins, node.origins)
+        if trace.allow("one kernel", origins, "product, rows, product"):
+            made = joined(first, nest, node)
+            placement.side[made], placement.why[made] = placement.side[node], placement.why[node]
+            fused[node] = made
+            gone |= {first, nest}
+    if fused:
+        nodes = [fused.get(n, n) for n in graph.nodes if n not in gone]
+        placement.graph = g.Graph(graph.inputs, graph.outputs, nodes, graph.constants, graph.symbols, graph.requirements)
+    return placement
+
+
+def _is_product(node: g.Node | None) -> bool:
+    return isinstance(node, g.Call) and node.kernel == "gemm" and all(v.dtype in TYPES for v in (*node.inputs[:2], node.out))
+
+
+def _scores(nest: g.Nest, makers: dict[g.Value, g.Node]) -> int:
+    """Which input of the nest is a product over the nest's own ranges; -1 if none is."""
+    found = [k for k, v in enumerate(nest.inputs) if _is_product(makers.get(v)) and same_shape(v.dims, nest.ranges)]
+    return found[0] if len(found) == 1 else -1
+
+
+def _fits(first: g.Call, nest: g.Nest, second: g.Call, placement: Placement) -> bool:
+    side = placement.side[second]
+    if side != "host" or any(placement.side[n] != side or n in placement.interpreted for n in (first, nest, second)):
+        return False
+    *stages, last = nest.stages
+    axis = len(nest.ranges) - 1
+    plain = tuple(Expr("index", (), "ix", k) for k in range(axis + 1))
+    if nest.over != {axis} or len(nest.outputs) != 1 or len(last) != 1 or any(isinstance(a, g.Store) for stage in stages for a in stage):
+        return False
+    (store,) = last
+    if not isinstance(store, g.Store) or store.indices != plain or nest.outputs[0].dtype != first.out.dtype or second.out.dtype != first.out.dtype:
+        return False
+    number = nest.inputs.index(first.out)
+    exprs = [a.expr for a in (*(f for stage in stages for f in stage), store)]
+    if any(isinstance(a, g.Fold) and (a.op not in FOLDS or a.op.startswith("arg")) for stage in stages for a in stage):
+        return False
+    if len(nest.inputs) + first.operands > MOST_OPERANDS or first.inputs[0].rank != second.out.rank or second.inputs[1].rank != second.out.rank:
+        return False
+    for e in postorder(tuple(exprs)):
+        if e.op == "load" and (e.value == number and not is_identity(e.args, nest.ranges) or any(affine(i) is None for i in e.args)):
+            return False
+    return all(e.op in (*OWN, "folded") or not e.op.startswith("arg") for e in postorder(tuple(exprs)))
+
+
+def joined(first: g.Call, nest: g.Nest, second: g.Call) -> g.Call:
+    """The three as one Call."""
+    own = len(first.inputs) - first.operands
+    operands = list(first.inputs[own:])
+    number = nest.inputs.index(first.out)
+
+    def leaf(e: Expr) -> Expr | None:
+        if e.op != "load":
+            return None
+        if e.value == number:
+            return Expr("load", e.args, e.dtype, 0)
+        value = nest.inputs[e.value]
+        if value not in operands:
+            operands.append(value)
+        return Expr("load", e.args, e.dtype, 1 + operands.index(value))
+    done: dict[Expr, Expr] = {}
+    *stages, (store,) = nest.stages
+    folds = tuple(tuple(g.Fold(a.op, change_leaves(a.expr, leaf, done)) for a in stage if isinstance(a, g.Fold)) for stage in stages)
+    rows = g.Rows(first.epilogue, folds, change_leaves(store.expr, leaf, done))
+    mine = len(second.inputs) - second.operands
+    inputs = (*first.inputs[:2], second.inputs[1], *operands, *second.inputs[mine:])
+    return g.Call(inputs, second.outputs, kernel="attention", attrs={"rows": rows}, epilogue=second.epilogue, operands=second.operands,
+                  origins=merged(first.origins, nest.origins, second.origins))
