@@ -13,8 +13,9 @@ from gpuonnx.ir import graph as g
 from gpuonnx.ir.builder import Builder
 from gpuonnx.ir.dims import Dim
 from gpuonnx.ir.evaluate import evaluate
+from gpuonnx.ir.expr import index
 from gpuonnx.ir.types import numpy_dtype
-from gpuonnx.passes import Trace, function, run_placed
+from gpuonnx.passes import PER_DEVICE, Trace, function, run_placed
 from gpuonnx.planner.place import Placement
 from gpuonnx.planner.program import HOST
 
@@ -59,7 +60,7 @@ def _loop(node: g.Loop, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 def _call(node: g.Call, arrays: Sequence[np.ndarray], binding: Mapping[str, int | float]) -> list[np.ndarray]:
     own = len(arrays) - node.operands
-    result = KERNELS[node.kernel](node, *arrays[:own])
+    result = _attention(node, arrays[:own], binding) if node.kernel == "attention" else KERNELS[node.kernel](node, *arrays[:own])
     if node.epilogue is None:
         return [np.asarray(result, numpy_dtype(node.out.dtype))]
     stored = {np.dtype(np.float32): "f32", np.dtype(np.int32): "i32"}[result.dtype]
@@ -69,6 +70,21 @@ def _call(node: g.Call, arrays: Sequence[np.ndarray], binding: Mapping[str, int 
 
 def _gemm(node: g.Call, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.asarray(left.astype(np.float32) @ right.astype(np.float32))
+
+
+def _attention(node: g.Call, arrays: Sequence[np.ndarray], binding: Mapping[str, int | float]) -> np.ndarray:
+    """Product, score, the folds of the rows and what follows from them, product."""
+    rows: g.Rows = node.attrs["rows"]
+    scores = _gemm(node, arrays[0], arrays[1])
+    ranges = (*node.out.dims[:-1], node.inputs[1].dims[-1])
+    value, here = g.Value("f32", ranges), tuple(map(index, range(len(ranges))))
+    inputs = (value, *node.inputs[3:3 + len(arrays) - 3])
+    if rows.score is not None:
+        (scores,) = evaluate(g.Map(inputs, (value,), expr=rows.score), [scores, *arrays[3:]], binding)
+    nest = g.Nest(inputs, (g.Value("f32", ranges),), ranges=ranges, over=frozenset({len(ranges) - 1}),
+                  stages=(*rows.stages, (g.Store(0, here, rows.result),)))
+    (weights,) = evaluate(nest, [scores, *arrays[3:]], binding)
+    return _gemm(node, weights, arrays[2])
 
 
 def _gemm_integer(node: g.Call, left: np.ndarray, right: np.ndarray, *zeros: np.ndarray) -> np.ndarray:
@@ -130,7 +146,7 @@ def apply(name: str, graph: g.Graph, trace: Trace | None = None) -> g.Graph:
     """One pass, of either sort, everything placed on the host."""
     trace = trace or Trace()
     trace.current = name
-    if name in ("inline", "epilogue", "nests"):
+    if name in PER_DEVICE:
         return placed(graph, (name,), trace).graph
     return function(name)(graph, trace)
 
@@ -153,7 +169,7 @@ class Random:
         for _ in range(self.steps):
             step: Callable[[b.Tensor], b.Tensor] = self.pick([
                 self.unary, self.unary, self.binary, self.binary, self.reduced, self.centred, self.softmax, self.normal, self.turned, self.merged,
-                self.sliced, self.joined, self.gathered, self.padded, self.product, self.rounded, self.summed, self.put, self.whole])
+                self.sliced, self.joined, self.gathered, self.padded, self.product, self.attended, self.rounded, self.summed, self.put, self.whole])
             made = step(self.any())
             if len(made.shape) <= 5:
                 self.made.append(made)
@@ -245,6 +261,17 @@ class Random:
         w = b.constant(self.random.standard_normal((t.shape[-1], 3)).astype(np.float32) / 3)
         made: b.Tensor = b.call("gemm", t, w, out=t.like(*t.shape[:-1], 3))
         return self.pick([made, made + b.constant(np.float32([1, 2, 3])), b.elementwise("relu", made + b.constant(np.float32([1, 2, 3])))])  # type: ignore[no-any-return]
+
+    def attended(self, t: b.Tensor) -> b.Tensor:
+        """Rows of products with itself, through folds, times itself."""
+        if t.rank < 2 or t.dtype != "f32":
+            return t * 0.5
+        swapped = t.transpose([*range(t.rank - 2), t.rank - 1, t.rank - 2])
+        scores: b.Tensor = b.call("gemm", t, swapped, out=t.like(*t.shape[:-1], t.shape[-2])) * 0.25
+        e = b.elementwise("exp", scores - scores.max([-1], True))
+        weights = self.pick([e / e.sum([-1], True), e, b.elementwise("rint", e / e.sum([-1], True) * 9.0) / 9.0])
+        made: b.Tensor = b.call("gemm", weights, t, out=t.like(*t.shape))
+        return made
 
     def rounded(self, t: b.Tensor) -> b.Tensor:
         return t.cast("f16").cast("f32")

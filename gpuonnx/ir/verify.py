@@ -194,12 +194,27 @@ class _Check:
         own = len(node.inputs) - node.operands
         self.need(0 <= node.operands and own >= 0, "operands are among the inputs")
         self.need((node.epilogue is not None) or not node.operands, "operands belong to an epilogue")
+        if "rows" in node.attrs:
+            self.rows(node, node.attrs["rows"], own)
         if node.epilogue is None:
             return
         self.need(len(node.outputs) == 1, "an epilogue has one result")
         result = next((e.dtype for e in postorder((node.epilogue,)) if e.op == "load" and e.value == 0), compute(node.out.dtype))
         self.expression(node.epilogue, node.out.rank, (g.Value(result, node.out.shape), *node.inputs[own:]))
         self.need(node.epilogue.dtype == compute(node.out.dtype), "an epilogue has the output's compute type", node.epilogue.dtype, node.out.dtype)
+
+    def rows(self, node: g.Call, rows: g.Rows, own: int) -> None:
+        """What an attention does between its products reads the scores and the inputs behind the third."""
+        scores = g.Value(node.out.dtype, (*node.out.dims[:-1], node.inputs[1].dims[-1]))
+        values, folds = (scores, *node.inputs[3:own]), list[int]()
+        if rows.score is not None:
+            self.expression(rows.score, node.out.rank, values)
+        for stage in rows.stages:
+            for fold in stage:
+                self.expression(fold.expr, node.out.rank, values, folds)
+                self.need(fold.op in FOLDS, "a fold is a row of the table", fold.op)
+            folds.append(len(stage))
+        self.expression(rows.result, node.out.rank, values, folds)
 
     def nest(self, node: g.Nest) -> None:
         axes, stored, folds = len(node.ranges), set[int](), list[int]()

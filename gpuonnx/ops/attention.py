@@ -12,7 +12,7 @@ from gpuonnx.errors import ModelError
 from gpuonnx.ir import dims as d
 from gpuonnx.ir.build import Tensor, broadcast_at, builder, concat, dim, from_end, full, size_scalar, tensor_map
 from gpuonnx.ir.dims import Dim
-from gpuonnx.ir.expr import Expr, cast, const, guard
+from gpuonnx.ir.expr import Expr, cast, const, guard, substitute
 from gpuonnx.ir.formula import equal, exp, less, less_equal, rsqrt, select, sigmoid, tanh
 from gpuonnx.ir.types import BY_ONNX, compute
 from gpuonnx.ops.conv import convolution
@@ -40,13 +40,13 @@ def attended(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, bias: 
     """softmax(softcap(q @ k^T * scale) + bias where all rules hold) @ v; a row that may see nothing gives zeros."""
     heads = split_heads(q, k)
     factor = root_scale(q.shape[3], compute(q.dtype)) if scale is None else scale
-    raw = merged_heads(matrix_product(heads.wide() * factor, transposed(shared(k, heads))))
+    raw = matrix_product(heads.wide() * factor, transposed(shared(k, heads)))
     capped = tanh(raw / softcap) * softcap if softcap > 0 else raw
     masked = masked_scores(capped, bias, rules)
     wide = masked if precision is None or compute(precision) == masked.dtype else masked.cast("f64")
     weights = probabilities(wide, bias is not None or bool(rules), sink)
-    y = merged_heads(matrix_product(split_heads(weights.cast(raw.dtype), k), shared(v, heads)))
-    return Attended(y.cast(v.dtype), raw, capped, masked, weights)
+    y = matrix_product(weights.cast(raw.dtype), shared(v, heads))
+    return Attended(*(merged_heads(t) for t in (y.cast(v.dtype), raw, capped, masked, weights)))
 
 
 def root_scale(size: Dim, dtype: str) -> Tensor | float:
@@ -71,23 +71,25 @@ def shared(t: Tensor, heads: Tensor) -> Tensor:
 
 
 def masked_scores(scores: Tensor, bias: Tensor | None, rules: Sequence[Rule]) -> Tensor:
-    """Scores plus a bias, or where a bool mask is true; a mask that ends early hides the rest."""
+    """Scores [B, N, H / N, S, T] plus a bias, or where a bool mask is true; a mask that ends early hides the rest."""
     if bias is None and not rules:
         return scores
     low = const(-math.inf, scores.dtype)
-    width = scores.shape[3]
+    batch, keys, group, high, width = scores.shape
     short = bias is not None and not same_or_one(bias.shape[-1], width)
-    wanted = builder().broadcast((*scores.shape[:3], bias.shape[-1] if bias is not None and short else width), bias.shape if bias is not None else ())
+    wanted: tuple[Dim, ...] = ()
+    if bias is not None:
+        wanted = builder().broadcast((batch, keys * group, high, bias.shape[-1] if short else width), bias.shape)
 
-    def element(*i: Expr) -> Expr:
-        value = scores.at(*i)
+    def element(b: Expr, n: Expr, h: Expr, i: Expr, j: Expr) -> Expr:
+        value = scores.at(b, n, h, i, j)
         for rule in rules:
-            value = select(rule(i[0], i[2], i[3]), value, low)
+            value = select(rule(b, i, j), value, low)
         if bias is None:
             return value
-        given = broadcast_at(bias, wanted)
+        given = substitute(broadcast_at(bias, wanted), lambda e: (b, n * dim(group) + h, i, j)[e.value] if e.op == "index" else None)
         value = select(given, value, low) if bias.dtype == "bool" else value + cast(given, scores.dtype)
-        return guard(less(i[3], dim(bias.shape[-1])), value, low) if short else value
+        return guard(less(j, dim(bias.shape[-1])), value, low) if short else value
     return tensor_map(scores.shape, scores.dtype, element)
 
 
@@ -96,9 +98,9 @@ def same_or_one(size: Dim, wanted: Dim) -> bool:
 
 
 def probabilities(scores: Tensor, guarded: bool, sink: Tensor | None = None) -> Tensor:
-    """Softmax of rows; `guarded`: a row of -inf becomes zeros. `sink`: [H], one more score a row that has no value."""
+    """Softmax of rows [B, N, H / N, S, T]; `guarded`: a row of -inf becomes zeros. `sink`: [H], one more score a row that has no value."""
     most = scores.max([-1], keepdims=True)
-    extra = sink.cast(scores.dtype).unsqueeze([1, 2]) if sink is not None else None
+    extra = sink.cast(scores.dtype).reshape(*scores.shape[1:3], 1, 1) if sink is not None else None
     if extra is not None:
         most = select(most < extra, extra, most)
     if guarded:

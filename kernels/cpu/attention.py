@@ -147,8 +147,8 @@ def build(call: Spec) -> Build:
     chunks, room = ceildiv(high, each), each * (line + ALIGNED)
     far = lt(STACK, room)
     args: dict[str, Arg] = {"rows": high, "columns": wide, "rows.task": each, "chunks": chunks, "line": line, "room": room, "far": far, "few": few,
-                            "factors": products.factors, "work": work.take(select(far, entries * chunks * room, 0)), **{f"size{i}": n for i, n in enumerate(shape)}}
-    args |= words(products.whole)
+                            "factors": products.factors, "work": work.take(select(far, entries * chunks * room, 0))}
+    args |= {f"size{i}": n for i, n in enumerate(shape)} | words(products.whole)
     form = Block(dtype, lanes_of(dtype), len(shape), products.whole.form(), tuple(tuple(f.op for f in stage) for stage in rows.stages),
                  products.plain.kept, products.factor, tuple(args))
     forms = tuple((scores[1], mix[1]) for scores, mix in ways)
