@@ -100,7 +100,7 @@ class Plain:
         result, kept = rows.result, -1
         for number, fold in enumerate(rows.stages[-1] if rows.stages else ()):
             scores = [e for e in postorder((fold.expr,)) if e.op == "load" and e.value == 0]
-            if fold.expr.op != "load" and scores and fold.expr in postorder((result,)):
+            if fold.expr.op != "load" and scores and fold.expr.dtype == scores[0].dtype and fold.expr in postorder((result,)):
                 other = rewrite((result,), lambda e, old=fold.expr: const(0, e.dtype) if e is old else e)[0]  # type: ignore[misc]
                 if not any(e.op == "load" and e.value == 0 for e in postorder((other,))):
                     result = rewrite((result,), lambda e, old=fold.expr, new=scores[0]: new if e is old else e)[0]  # type: ignore[misc]
