@@ -160,6 +160,17 @@ def test_gather_rows_and_elements():
     check(g.Map((value("f32", 50, 35), value("i64", 50, 20)), (value("f32", 50, 20),), expr=load(0, "f32", (index(0), cast(load(1, "i64", at(0, 1)), "ix")))), [x, columns])
 
 
+@pytest.mark.parametrize("whole", [0, 1])
+def test_a_value_that_is_kept_serves_every_store(whole):
+    """exp is kept in the output that rounds nothing; the other store needs it too."""
+    x, e = value("f64", 9, 20), apply("exp", load(0, "f64", at(0, 1)))
+    share = apply("div", e, folded(0, 0, "f64"))
+    outs = [value("f32", 9, 20), value("f32", 9, 20)]
+    outs[whole] = value("f64", 9, 20)
+    stores = tuple(g.Store(k, at(0, 1), share if v.dtype == "f64" else cast(share, v.dtype)) for k, v in enumerate(outs))
+    check(g.Nest((x,), tuple(outs), ranges=(9, 20), over=frozenset({1}), stages=((g.Fold("sum", e),), stores)), [random("f64", (9, 20))])
+
+
 def test_an_index_out_of_range_is_reported():
     x, rows = random("f32", (50, 35)), np.array([3, 50, 2])
     node = g.Map((value("f32", 50, 35), value("i64", 3)), (value("f32", 3, 35),), expr=load(0, "f32", (cast(load(1, "i64", at(0)), "ix"), index(1))))

@@ -13,13 +13,13 @@ DEAR = 10
 
 def keep(nest: g.Nest) -> tuple[g.Nest, int]:
     """(the nest, number of the output that it keeps a value in, or -1). The nest reads that output as its last input; no
-    input may lie in the same memory."""
-    for s, stage in enumerate(nest.stages):
-        for store in stage:
-            if isinstance(store, g.Store) and _whole(nest, store):
-                found = _shared(nest, s, store)
-                if found is not None:
-                    return _kept(nest, store, *found), store.output
+    input may lie in the same memory. That output is stored last, when nobody needs the value any more."""
+    last = len(nest.stages) - 1
+    stores = [a for a in nest.stages[last] if isinstance(a, g.Store)]
+    for store in stores if len(stores) == len(nest.stages[last]) else ():
+        found = _shared(nest, last, store) if _whole(nest, store) else None
+        if found is not None:
+            return _kept(nest, store, *found), store.output
     return nest, -1
 
 
@@ -56,6 +56,7 @@ def _kept(nest: g.Nest, store: g.Store, stage: int, e: Expr) -> g.Nest:
         if s == stage:
             actions = (*actions, g.Store(store.output, store.indices, e))
         elif s > stage:
-            actions = tuple(replace(a, expr=change(a.expr)) for a in actions)
+            last = sorted(actions, key=lambda a: a is store)
+            actions = tuple(replace(a, expr=change(a.expr)) for a in last)
         stages.append(actions)
     return g.Nest((*nest.inputs, out), nest.outputs, ranges=nest.ranges, over=nest.over, stages=tuple(stages), origins=nest.origins)
