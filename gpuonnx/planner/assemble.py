@@ -16,6 +16,7 @@ from gpuonnx.ir.dims import Dim, symbols
 from gpuonnx.ir.expr import const, index, load
 from gpuonnx.ir.sizes import evaluate
 from gpuonnx.kernels.contract import Build, Layout
+from gpuonnx.passes.views import is_identity, same_shape
 from gpuonnx.planner.layout import Layouts, Physical
 from gpuonnx.planner.memory import Buffer
 from gpuonnx.planner.place import Placement
@@ -91,10 +92,13 @@ class Assembler:
             else:
                 self._place_dense(value, self.buffer(HOST, "input", number))
         for number, value in enumerate(self.graph.outputs):
-            if value.shape is not None and value in self.layouts.physical and value not in self.places and value not in self.graph.constants:
-                maker = self.makers.get(value)
-                if maker is not None and not isinstance(maker, (g.Host, g.If, g.Loop)) and maker not in self.placement.interpreted:
-                    self._place_dense(value, self.buffer(HOST, "output", number))
+            if value.shape is None or value in self.places or value in self.graph.constants:
+                continue
+            maker = self.makers.get(value)
+            if maker is None or isinstance(maker, (g.Host, g.If, g.Loop)) or maker in self.placement.interpreted:
+                continue
+            if value in self.layouts.physical or self._rearranged(value):
+                self._place_dense(value, self.buffer(HOST, "output", number))
         for node in self.graph.nodes:
             self.position += 1
             self._node(node)
@@ -107,6 +111,17 @@ class Assembler:
         for value in self.graph.outputs:
             if value in self.places:
                 self.places[value].buffer.touch(self.position + 1)
+
+    def _rearranged(self, value: g.Value) -> bool:
+        """Whether a View of something is more than the same elements in the same order, so that a kernel should copy them."""
+        maker = self.makers.get(value)
+        if not isinstance(maker, g.View) or types.kind(value.dtype) in "sc" or self.placement.side[maker] != HOST:
+            return False
+        source = maker.inputs[0]
+        if source.shape is None:
+            return False
+        moved = maker.index is not None and not (is_identity(maker.index, source.dims) and same_shape(maker.out.dims, source.dims))
+        return moved and source not in self.graph.constants or self._rearranged(source)
 
     def _epochs(self) -> None:
         """Symbols of inputs are epoch 0; each value that later symbols are read from opens an epoch."""
@@ -245,6 +260,12 @@ class Assembler:
             strides = reshaped(source.dims, place.strides, node.out.dims)
             made = Place(place.buffer, strides, place.offset) if strides is not None else None
         if node.out in self.places or made is None:
+            if made is None and node.out in self.places:
+                out = self.places[node.out]
+                dense = Place(out.buffer, Layout.dense(source.dtype, source.dims).strides, out.offset)
+                out.buffer.touch(self.position)
+                self._identity(node, source, place, dense, side, "an output has memory of its own")
+                return
             if made is None:
                 made = self._through_copy(node, source, place, side)
             if node.out in self.places:
