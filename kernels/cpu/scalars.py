@@ -286,7 +286,7 @@ def _by_libm(name: str, function: str) -> None:
     EMITTERS[name] = lambda b, dtype, *args: libm(b, function, *args)
 
 
-for _name in ("tan", "asin", "acos", "sinh", "cosh", "asinh", "acosh", "atanh", "expm1", "lgamma", "exp2"):
+for _name in ("tan", "asin", "acos", "sinh", "cosh", "asinh", "acosh", "atanh", "lgamma"):
     _by_libm(_name, _name)
 
 
@@ -329,15 +329,31 @@ def clamp(b: Any, x: Any, low: float, high: float) -> Any:
 
 def exp_within(b: Any, x: Any) -> Any:
     """exp where the caller has bounded x."""
+    n, r = reduced(b, x)
+    return b.scale_by_power(polynomial(b, r, EXP), n)
+
+
+def reduced(b: Any, x: Any) -> tuple[Any, Any]:
+    """x = n ln 2 + r"""
     n = b.intrinsic("llvm.rint", b.fmul(x, number(b, math.log2(math.e), x)))
     r = b.fma(n, number(b, -LN2_HIGH, x), x)
-    r = b.fma(n, number(b, -LN2_LOW, x), r)
-    return b.scale_by_power(polynomial(b, r, EXP), n)
+    return n, b.fma(n, number(b, -LN2_LOW, x), r)
 
 
 @row("exp")
 def exp(b: Any, dtype: str, x: Any) -> Any:
     return libm(b, "exp", x) if dtype == "f64" else exp_within(b, clamp(b, x, -104.0, 89.0))
+
+
+def _kin_of_exp(name: str, function: str) -> None:
+    def emitted(b: Any, dtype: str, x: Any) -> Any:
+        from gpuonnx.kernels.cpu import exponential
+        return libm(b, name, x) if dtype == "f64" else getattr(exponential, function)(b, x)
+    EMITTERS[name] = emitted
+
+
+_kin_of_exp("expm1", "exp_minus_one")
+_kin_of_exp("exp2", "exp_of_two")
 
 
 @row("sigmoid")
