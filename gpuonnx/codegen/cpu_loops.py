@@ -30,11 +30,12 @@ class Loops(Values):
         first = b.mul(row_task, w["rows_each"])
         last = self.least(b.add(first, w["rows_each"]), w["rows"])
         rows = [a for a in range(len(f.sizes)) if a not in f.over and a not in (f.lane, f.tile)]
-        with b.loop(first, last, 1) as row:
+        counters = Counters(b, first, [*(self.size(a) for a in rows), *([w["blocks"]] if f.tile >= 0 else [])])
+        with b.loop(first, last, 1):
+            places = counters.now()
             if f.tile >= 0:
-                tile = b.mul(b.urem(row, w["blocks"]), self.i64(self.full))
-                row = b.udiv(row, w["blocks"])
-            self._row(rows, row)
+                tile = b.mul(places.pop(), self.i64(self.full))
+            self.coordinates |= dict(zip(rows, places, strict=True))
             self.here = Place()
             self.places = [self.here]
             with self.entered(self.all()):
@@ -46,21 +47,13 @@ class Loops(Values):
                 else:
                     low = b.mul(lane_task, w["lane_each"])
                     self.strips(low, self.least(b.add(low, w["lane_each"]), self.size(f.lane)), self.all(), self.body)
+            counters.step()
         b.ret_void()
         return str(self.module)
 
     def _unroll(self) -> int:
         nodes = len(postorder(tuple(self.all())))
         return next((n for most, n in UNROLL if nodes <= most), 1)
-
-    def _row(self, rows: Sequence[int], row: Any) -> None:
-        b, rest = self.b, row
-        for axis in reversed(rows):
-            if axis == rows[0]:
-                self.coordinates[axis] = rest
-            else:
-                self.coordinates[axis] = b.urem(rest, self.size(axis))
-                rest = b.udiv(rest, self.size(axis))
 
     @contextmanager
     def entered(self, roots: Sequence[Expr]) -> Iterator[None]:
@@ -78,16 +71,17 @@ class Loops(Values):
             action(u)
 
     def strips(self, low: Any, high: Any, roots: Sequence[Expr], body: Callable[[], None]) -> None:
-        """`body` for groups of whole vectors from low to high, then vector by vector for the masked rest."""
+        """`body` for groups of whole vectors from low to high, then for single ones, then for the masked rest."""
         b, w = self.b, self.full
-        step = w * self.unroll
         (outer,) = self.places
-        whole = b.add(low, b.and_(b.sub(high, low), self.i64(-step)))
-        with b.loop(low, whole, step) as i:
-            self.places = [outer.at(b.add(i, self.i64(u * w)) if u else i, None) for u in range(self.unroll)]
-            with self.entered(roots):
-                body()
-        with b.loop(whole, high, w) as i:
+        for count in (self.unroll, 1) if self.unroll > 1 else (1,):
+            whole = b.add(low, b.and_(b.sub(high, low), self.i64(-w * count)))
+            with b.loop(low, whole, w * count) as i:
+                self.places = [outer.at(b.add(i, self.i64(u * w)) if u else i, None) for u in range(count)]
+                with self.entered(roots):
+                    body()
+            low = whole
+        with b.loop(low, high, w) as i:
             with self.lanes(w):
                 mask = b.icmp_signed("<", b.add(b.iota(), b.splat(i)), b.splat(high))
             self.places = [outer.at(i, mask)]
@@ -346,3 +340,27 @@ class Loops(Values):
         else:
             with b.if_then(self.some(mask)):
                 b.store(b.lane(value), pointer, align=SIZES[access.stored])
+
+
+class Counters:
+    """Row-major coordinates that step from row to row; only the first are divided out."""
+
+    def __init__(self, b: Any, first: Any, sizes: Sequence[Any]) -> None:
+        self.b, self.sizes, self.held = b, sizes, [b.variable(first.type) for _ in sizes]
+        for k in reversed(range(len(sizes))):
+            b.store(b.urem(first, sizes[k]) if k else first, self.held[k])
+            first = b.udiv(first, sizes[k]) if k else first
+
+    def now(self) -> list[Any]:
+        return [self.b.load(v, typ=v.allocated_type) for v in self.held]
+
+    def step(self) -> None:
+        """On to the next row: the last coordinate counts, one that is full starts again and lets the one before count."""
+        b, more = self.b, None
+        for k in reversed(range(len(self.sizes))):
+            value = b.load(self.held[k], typ=self.held[k].allocated_type)
+            value = b.add(value, value.type(1) if more is None else b.zext(more, value.type))
+            if k:
+                more = b.icmp_signed("==", value, self.sizes[k])
+                value = b.select(more, value.type(0), value)
+            b.store(value, self.held[k])

@@ -294,7 +294,7 @@ class Arrangement:
         rows = product([s for a, s in self.sizes.items() if a not in over and a not in (lane, tile)])
         deep = product([s for a, s in self.sizes.items() if a in over])
         extent: Dim = self.sizes[lane] if lane >= 0 and lane not in over else 1
-        form.compensated = not isinstance(deep, int) or deep > PLAIN_SUM
+        form.compensated = not isinstance(deep, int) or deep > PLAIN_SUM * (lanes_of_host() if lane in over else 1)
         each = dmax(deep, 1)
         if tile >= 0:
             width = lanes_of_host()

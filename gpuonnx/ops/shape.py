@@ -210,8 +210,8 @@ def tile(x: Tensor, repeats: Dims) -> Tensor:
     shape = [s * r for s, r in zip(x.shape, repeats, strict=True)]
     if all(is_one(s) or is_one(r) for s, r in zip(x.shape, repeats, strict=True)):
         return x.expand(shape)
-    return tensor_map(shape, x.dtype, lambda *i: x.at(*(k if is_one(r) else dim(0) if is_one(s) else k % dim(s)
-                                                       for k, s, r in zip(i, x.shape, repeats, strict=True))))
+    apart = x.reshape(*(n for s in x.shape for n in (1, s)))
+    return apart.expand([n for s, r in zip(x.shape, repeats, strict=True) for n in (r, s)]).reshape(*shape)
 
 
 def is_one(size: Dim) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import llvmlite.ir as ir
@@ -345,15 +346,12 @@ def exp(b: Any, dtype: str, x: Any) -> Any:
     return libm(b, "exp", x) if dtype == "f64" else exp_within(b, clamp(b, x, -104.0, 89.0))
 
 
-def _kin_of_exp(name: str, function: str) -> None:
-    def emitted(b: Any, dtype: str, x: Any) -> Any:
-        from gpuonnx.kernels.cpu import exponential
-        return libm(b, name, x) if dtype == "f64" else getattr(exponential, function)(b, x)
-    EMITTERS[name] = emitted
+def _kin_of_exp(name: str, function: str, b: Any, dtype: str, x: Any) -> Any:
+    from gpuonnx.kernels.cpu import exponential
+    return libm(b, name, x) if dtype == "f64" else getattr(exponential, function)(b, x)
 
 
-_kin_of_exp("expm1", "exp_minus_one")
-_kin_of_exp("exp2", "exp_of_two")
+EMITTERS |= {n: partial(_kin_of_exp, n, f) for n, f in (("expm1", "exp_minus_one"), ("exp2", "exp_of_two"))}
 
 
 @row("sigmoid")
