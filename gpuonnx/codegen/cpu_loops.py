@@ -13,6 +13,7 @@ from gpuonnx.ir.expr import Expr, postorder
 from gpuonnx.ir.scalar import FOLDS
 
 UNROLL = ((14, 4), (40, 2))
+PART = 1024
 
 
 class Loops(Values):
@@ -118,20 +119,28 @@ class Loops(Values):
             self.places = places
         self.places, self.here = [outer], outer
 
-    def inner(self, axes: Sequence[int], roots: Sequence[Expr], body: Callable[[], None]) -> None:
-        """`body` inside loops over the axes that are folded; the lane axis, if among them, innermost."""
+    def inner(self, axes: Sequence[int], roots: Sequence[Expr], body: Callable[[], None], after: Callable[[], None] | None = None) -> None:
+        """`body` inside loops over the axes that are folded, the lane axis, if among them, innermost; `after` every part of the innermost."""
         if not axes:
             body()
             return
         axis = next((a for a in axes if a != self.form.lane), self.form.lane)
         rest = [a for a in axes if a != axis]
-        if axis == self.form.lane:
-            self.strips(self.i64(0), self.size(axis), roots, body)
+        if after is None or rest:
+            self._along(axis, self.i64(0), self.size(axis), roots, lambda: self.inner(rest, roots, body, after))
             return
-        with self.b.loop(self.i64(0), self.size(axis), 1) as i:
+        with self.b.loop(self.i64(0), self.size(axis), PART) as low:
+            self._along(axis, low, self.least(self.b.add(low, self.i64(PART)), self.size(axis)), roots, body)
+            after()
+
+    def _along(self, axis: int, low: Any, high: Any, roots: Sequence[Expr], body: Callable[[], None]) -> None:
+        if axis == self.form.lane:
+            self.strips(low, high, roots, body)
+            return
+        with self.b.loop(low, high, 1) as i:
             self.coordinates[axis] = i
             with self.entered(roots):
-                self.inner(rest, roots, body)
+                body()
             self.coordinates.pop(axis)
 
     def body(self) -> None:
@@ -160,13 +169,13 @@ class Loops(Values):
         return variable
 
     def _start(self, action: Any) -> tuple[Any, Any]:
-        """(accumulator, its companion: the place of the best, or what a sum has lost)."""
+        """(accumulator, its companion: the place of the best, or a sum of parts and what it has lost)."""
         b, kind = self.b, action.expr.dtype
         accumulator = self.variable(b.const(FOLDS[action.op].identity(kind), kind))
         if action.op.startswith("arg"):
             return accumulator, self.variable(b.const(-1, "ix"))
         if self.form.compensated and action.op == "sum" and types.kind(kind) == "f":
-            return accumulator, self.variable(b.const(0, kind))
+            return accumulator, (self.variable(b.const(0, kind)), self.variable(b.const(0, kind)))
         return accumulator, None
 
     def fold(self, stage: int, folds: Sequence[tuple[int, Any]], beside: dict[tuple[int, int], Any]) -> None:
@@ -183,7 +192,14 @@ class Loops(Values):
                         self._combine(action, accumulator, companion, count)
                 for key, action in beside.items():
                     self.each(lambda _, key=key, action=action: self._put(key, action))  # type: ignore[misc]
-            self.inner(form.over, [a.expr for _, a in folds], body)
+
+            def add_parts() -> None:
+                for copy in held:
+                    for accumulator, companion in copy:
+                        if isinstance(companion, tuple):
+                            self._add_part(accumulator, *companion)
+            parts = any(isinstance(companion, tuple) for copy in held for _, companion in copy)
+            self.inner(form.over, [a.expr for _, a in folds], body, add_parts if parts else None)
             for (p, action), copy in zip(folds, held, strict=True):
                 if across:
                     value = self._across(action, copy)
@@ -193,7 +209,11 @@ class Loops(Values):
                         place.results[stage, p] = one
                     continue
                 for place, (accumulator, companion) in zip(self.places, copy, strict=True):
-                    place.results[stage, p] = self._get(companion if action.op.startswith("arg") else accumulator)
+                    place.results[stage, p] = self._result(accumulator, companion)
+
+    def _result(self, accumulator: Any, companion: Any) -> Any:
+        """The place of the best, the sum of parts, or what was accumulated."""
+        return self._get(accumulator if companion is None else companion[0] if isinstance(companion, tuple) else companion)
 
     def _get(self, variable: Any) -> Any:
         return self.b.load(variable, typ=variable.allocated_type)
@@ -203,11 +223,9 @@ class Loops(Values):
         b, kind, mask = self.b, action.expr.dtype, self.here.mask
         value = self.wide(action.expr, count)
         old = self._get(accumulator)
-        if companion is None:
+        if companion is None or isinstance(companion, tuple):
             new = EMITTERS[FOLDS[action.op].combine](b, kind, old, value)
             b.store(new if mask is None else b.select(mask, new, old), accumulator)
-        elif action.op == "sum":
-            self._compensated(value, old, accumulator, companion)
         else:
             where = self._get(companion)
             (axis,) = self.form.over
@@ -218,18 +236,16 @@ class Loops(Values):
             b.store(b.select(better, value, old), accumulator)
             b.store(b.select(better, here, where), companion)
 
-    def _compensated(self, value: Any, old: Any, accumulator: Any, lost: Any) -> None:
-        """Kahan's summation; what an infinite sum loses is nothing."""
-        b, mask = self.b, self.here.mask
-        missing = self._get(lost)
-        term = b.fsub(value, missing)
+    def _add_part(self, accumulator: Any, total: Any, lost: Any) -> None:
+        """Kahan's summation of what a part has accumulated, which starts again; what an infinite sum loses is nothing."""
+        b, old = self.b, self._get(total)
+        term = b.fsub(self._get(accumulator), self._get(lost))
         new = b.fadd(old, term)
         rest = b.fsub(b.fsub(new, old), term)
-        rest = b.select(b.fcmp_ordered("ord", rest, rest), rest, b.const(0, "f64" if "double" in str(old.type) else "f32"))
-        if mask is not None:
-            new, rest = b.select(mask, new, old), b.select(mask, rest, missing)
-        b.store(new, accumulator)
-        b.store(rest, lost)
+        zero = self.ir.Constant(old.type, None)
+        b.store(b.select(b.fcmp_ordered("ord", rest, rest), rest, zero), lost)
+        b.store(new, total)
+        b.store(zero, accumulator)
 
     def _better(self, op: str, kind: str, value: Any, old: Any, where: Any) -> Any:
         from gpuonnx.kernels.cpu.scalars import EMITTERS
@@ -249,7 +265,7 @@ class Loops(Values):
 
         def combine(x: Any, y: Any) -> Any:
             return EMITTERS[FOLDS[action.op].combine](b, kind, x, y)
-        values = [self._get(v) for v, _ in copies]
+        values = [self._result(v, w) for v, w in copies]
         while len(values) > 1:
             values = [combine(x, y) for x, y in zip(values[::2], values[1::2], strict=True)]
         return b.across(combine, values[0])
