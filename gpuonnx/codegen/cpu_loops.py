@@ -22,7 +22,7 @@ class Loops(Values):
     def text(self) -> str:
         b, f = self.b, self.form
         self.read_words()
-        self.unroll = self._unroll()
+        self.unroll = unrolled(self.all())
         start = b.append_basic_block("start")
         b.branch(start)
         b.position_at_end(start)
@@ -51,10 +51,6 @@ class Loops(Values):
             counters.step()
         b.ret_void()
         return str(self.module)
-
-    def _unroll(self) -> int:
-        nodes = len(postorder(tuple(self.all())))
-        return next((n for most, n in UNROLL if nodes <= most), 1)
 
     @contextmanager
     def entered(self, roots: Sequence[Expr]) -> Iterator[None]:
@@ -149,6 +145,8 @@ class Loops(Values):
             self.prefix()
             return
         for s, stage in enumerate(self.form.stages):
+            if self.form.lane in self.form.over:
+                self.unroll = unrolled([a.expr for a in stage])
             folds = [(p, a) for p, a in enumerate(stage) if isinstance(a, g.Fold)]
             stores = {(s, p): a for p, a in enumerate(stage) if isinstance(a, g.Store)}
             beside = {key: a for key, a in stores.items() if folds and self._beside(key, a)}
@@ -356,6 +354,12 @@ class Loops(Values):
         else:
             with b.if_then(self.some(mask)):
                 b.store(b.lane(value), pointer, align=SIZES[access.stored])
+
+
+def unrolled(roots: Sequence[Expr]) -> int:
+    """How many vectors a turn of the lanes' loop takes: fewer, the more is computed."""
+    nodes = len(postorder(tuple(roots)))
+    return next((n for most, n in UNROLL if nodes <= most), 1)
 
 
 class Counters:

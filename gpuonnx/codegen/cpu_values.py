@@ -327,6 +327,8 @@ class Values:
                 case "folded": return self.here.results[e.value]
                 case "access": return self._load(e)
                 case "guard": return self._guard(e, count)
+            if e.op == "div" and count > 1 and self._is_sum(e.args[1]):
+                return b.fmul(self._argument(e.args[0], count), self.spread(self._inverse(e.args[1]), count))
             args = [self._argument(a, count) for a in e.args]
             if e.op == "cast":
                 return b.convert(args[0], e.args[0].dtype, e.dtype)
@@ -335,6 +337,19 @@ class Values:
             if e.dtype == "ix" and e.op in ("floordiv", "floormod") and count > 1:
                 return self._divided(e.op, *args)
             return scalars.emit(b, e, args)
+
+    def _is_sum(self, e: Expr) -> bool:
+        """Whether all lanes are divided by one float sum: its inverse, made once, then costs a last bit and saves divisions."""
+        return e.op == "folded" and self.same(e) and e.dtype == "f32" and self.form.stages[e.value[0]][e.value[1]].op == "sum"
+
+    def _inverse(self, e: Expr) -> Any:
+        key = Expr("inverse", (e,), e.dtype)
+        if not any(key in s.values for s in self.here.scopes):
+            total = self._found(e)
+            with self.lanes(1):
+                scope = next(s for s in self.here.scopes if e in s.values)
+                scope.values[key] = self.b.fdiv(self.b.const(1.0, e.dtype), total)
+        return self._found(key)
 
     def _divided(self, op: str, x: Any, y: Any) -> Any:
         """Floor division of indices by way of f64, exact below 2**53; by 0 it is by 1."""

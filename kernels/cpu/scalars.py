@@ -22,7 +22,6 @@ Emitter = Callable[..., Any]
 EMITTERS: dict[str, Emitter] = {}
 
 LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4
-EXP = (0.0013836794532835484, 0.008374856784939766, 0.041668228805065155, 0.16666419804096222, 0.49999991059303284, 1, 1)
 # Rational tanh and erf: the forms of Eigen's generic packet math.
 TANH = ((-2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-08,
          1.48572235717979e-05, 6.37261928875436e-04, 4.89352455891786e-03),
@@ -328,38 +327,18 @@ def clamp(b: Any, x: Any, low: float, high: float) -> Any:
     return b.select(b.fcmp_ordered(">", above, number(b, high, x)), number(b, high, x), above)
 
 
-def exp_within(b: Any, x: Any) -> Any:
-    """exp where the caller has bounded x."""
-    n, r = reduced(b, x)
-    return b.scale_by_power(polynomial(b, r, EXP), n)
-
-
-def reduced(b: Any, x: Any) -> tuple[Any, Any]:
-    """x = n ln 2 + r"""
-    n = b.intrinsic("llvm.rint", b.fmul(x, number(b, math.log2(math.e), x)))
-    r = b.fma(n, number(b, -LN2_HIGH, x), x)
-    return n, b.fma(n, number(b, -LN2_LOW, x), r)
-
-
-@row("exp")
-def exp(b: Any, dtype: str, x: Any) -> Any:
-    return libm(b, "exp", x) if dtype == "f64" else exp_within(b, clamp(b, x, -104.0, 89.0))
-
-
 def _kin_of_exp(name: str, function: str, b: Any, dtype: str, x: Any) -> Any:
     from gpuonnx.kernels.cpu import exponential
     return libm(b, name, x) if dtype == "f64" else getattr(exponential, function)(b, x)
 
 
-EMITTERS |= {n: partial(_kin_of_exp, n, f) for n, f in (("expm1", "exp_minus_one"), ("exp2", "exp_of_two"))}
+EMITTERS |= {n: partial(_kin_of_exp, n, f) for n, f in (("exp", "exp"), ("expm1", "exp_minus_one"), ("exp2", "exp_of_two"))}
 
 
 @row("sigmoid")
 def sigmoid(b: Any, dtype: str, x: Any) -> Any:
     one = number(b, 1, x)
-    if dtype == "f64":
-        return b.fdiv(one, b.fadd(one, libm(b, "exp", b.fneg(x))))
-    return b.fdiv(one, b.fadd(one, exp_within(b, clamp(b, b.fneg(x), -104.0, 88.0))))
+    return b.fdiv(one, b.fadd(one, EMITTERS["exp"](b, dtype, b.fneg(x))))
 
 
 def rational(b: Any, x: Any, limit: float, coefficients: tuple[tuple[float, ...], tuple[float, ...]]) -> Any:
