@@ -182,6 +182,8 @@ def _results(frame: Frame, node: onnx.NodeProto) -> Sequence[Tensor | None]:
     inputs = [frame.scope[n] if n else None for n in node.input]
     attributes = {a.name: v for a in node.attribute if (v := attribute(a, frame)) is not None}
     lowering = control.LOWERINGS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    if node.op_type == "Gradient":
+        from gpuonnx.importer import reverse, reverse_cells  # noqa: F401
     if lowering:
         return lowering(frame, node, inputs, attributes)
     opset = frame.environment.opsets.get(registry.ALIASES.get(node.domain, node.domain), 1)

@@ -1,0 +1,193 @@
+"""The derivatives of If and Loop: their bodies with a Gradient behind them, as bodies of an If and a Loop that runs backwards."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpuonnx.errors import ModelError, ShapeError, UnsupportedOp
+from gpuonnx.importer.control import info_of, made
+from gpuonnx.importer.procedure import Argument, InputInfo, Procedure
+from gpuonnx.ir import dims as d
+from gpuonnx.ir import graph as g
+from gpuonnx.ir.build import NeedsRun, Tensor, builder, full, size_scalar
+from gpuonnx.ir.sizes import evaluate
+from gpuonnx.ir.types import compute, kind
+from gpuonnx.ops.gradient import Adjoint, node_derivative
+from gpuonnx.ops.gradient_nodes import Parts
+from gpuonnx.ops.registry import INTERNAL
+
+if TYPE_CHECKING:
+    import onnx
+
+
+class Reversed:
+    """A procedure under construction: the nodes of `body`, and names that it does not have."""
+
+    def __init__(self, body: Procedure) -> None:
+        names = {n for node in body.nodes for n in (*node.input, *node.output)} | set(body.input_names) | set(body.constants)
+        self.prefix = next(p for k in range(len(names) + 1) if not any(n.startswith(p := f"gpuonnx.{k}.") for n in names))
+        self.body, self.before, self.after, self.count = body, list[Any](), list[Any](), 0
+
+    def name(self) -> str:
+        self.count += 1
+        return f"{self.prefix}{self.count}"
+
+    def node(self, op_type: str, inputs: Sequence[str], outputs: int = 1, **attributes: Any) -> onnx.NodeProto:
+        from onnx import helper
+        name = builder().origin.removeprefix(f"{op_type} ")
+        return helper.make_node(op_type, list(inputs), [self.name() for _ in range(outputs)], name=name, domain=INTERNAL, **attributes)
+
+    def row(self, stack: str, number: str, name: str | None = None) -> str:
+        """A row of a stack, from the last on, before the body's own nodes."""
+        made_node = self.node("Row", [stack, number], from_end=1)
+        if name is not None:
+            made_node.output[0] = name
+        self.before.append(made_node)
+        return str(made_node.output[0])
+
+    def gradient(self, xs: Sequence[str], others: Sequence[str], ys: Sequence[str], seeds: Sequence[str]) -> list[str]:
+        found = self.node("Gradient", [*xs, *others, *ys, *seeds], len(xs), xs=len(xs), ys=len(ys))
+        self.after.append(found)
+        return list(found.output)
+
+    def total(self, names: Sequence[str]) -> str:
+        if len(names) == 1:
+            return names[0]
+        self.after.append(self.node("Total", names))
+        return str(self.after[-1].output[0])
+
+    def procedure(self, inputs: Sequence[InputInfo], outputs: Sequence[str], constants: dict[str, Any]) -> Procedure:
+        return replace(self.body, name=f"{self.body.name}/gradient", nodes=(*self.before, *self.body.nodes, *self.after), inputs=tuple(inputs),
+                       outputs=tuple(outputs), constants={**self.body.constants, **constants},
+                       output_infos=tuple(InputInfo(o, "undefined", None) for o in outputs))
+
+
+def body_of(body: g.Body) -> Procedure:
+    assert isinstance(body, Procedure)
+    if body.cold:
+        raise ModelError(f"{body.name} came from the cache without its nodes")
+    return body
+
+
+def adjoint_of(v: g.Value) -> g.Value:
+    """A value that will hold the adjoint of `v`."""
+    return g.Value(compute(v.dtype), v.dims)
+
+
+@node_derivative(g.If)
+def of_if(node: g.If, outs: Sequence[Adjoint], active: set[g.Value]) -> Parts:
+    """An If of the same condition, whose bodies give the adjoints of all that either takes in; of what the other alone does, zeros."""
+    wanted = list(dict.fromkeys(v for v in node.inputs[1:] if v in active))
+    no_sequences(wanted)
+    seeds = {k: t for k, t in enumerate(outs) if t is not None}
+    values, bodies, captures = list(node.inputs), [], []
+    first_seed = len(values)
+    values += [t.value for t in seeds.values()]
+    for body, places in zip(map(body_of, node.bodies), node.captures, strict=True):
+        work = Reversed(body)
+        names = {place: info.name for place, info in zip(places, body.inputs, strict=True)}
+        infos, own = list(body.inputs), list(places)
+        for v in wanted:
+            if not any(node.inputs[p] is v for p in own):
+                own.append(node.inputs.index(v, 1))
+                names[own[-1]] = work.name()
+                infos.append(info_of(names[own[-1]], Tensor(v, builder())))
+        dys = [work.name() for _ in seeds]
+        infos += [info_of(n, t) for n, t in zip(dys, seeds.values(), strict=True)]
+        xs = [p for p in own if node.inputs[p] in active]
+        others = [names[p] for p in own if p not in xs]
+        parts = dict(zip(xs, work.gradient([names[p] for p in xs], others, [body.outputs[k] for k in seeds], dys), strict=True))
+        outputs = [work.total([n for p, n in parts.items() if node.inputs[p] is v]) for v in wanted]
+        bodies.append(work.procedure(infos, outputs, {}))
+        captures.append((*own, *range(first_seed, first_seed + len(seeds))))
+    made_here = tuple(map(adjoint_of, wanted))
+    builder().add(g.If(tuple(values), made_here, bodies=(bodies[0], bodies[1]), captures=(captures[0], captures[1]), origins=builder().origins))
+    return [(v, Tensor(t, builder())) for v, t in zip(wanted, made_here, strict=True)]
+
+
+def no_sequences(values: Sequence[g.Value]) -> None:
+    for v in values:
+        if v.shape is None:
+            raise UnsupportedOp(f"it takes in {v.name or 'a value'}, a {v.dtype}; there is no derivative through sequences and optionals")
+
+
+@node_derivative(g.Loop)
+def of_loop(node: g.Loop, outs: Sequence[Adjoint], active: set[g.Value]) -> Parts:
+    """The Loop once more with the carried values of every turn stacked (in place of the Loop itself), then one from the last turn to the first
+    that carries the adjoints of what is carried and the sums of those of what is captured."""
+    owner, body = builder(), body_of(node.body)
+    first = node.has_trip + node.has_condition
+    state, captured = node.inputs[first:first + node.carried], node.inputs[first + node.carried:]
+    no_sequences(state)
+    no_sequences([v for v in captured if v in active])
+    keeps_shapes(body, node.carried, [*state, *captured])
+    stacks = with_stacks(node, body, state)
+    carried = [k for k, v in enumerate(state) if kind(v.dtype) == "f"]
+    sums = list(dict.fromkeys(v for v in captured if v in active))
+    scans = {k: t for k, t in enumerate(outs) if t is not None and k >= node.carried}
+
+    work = Reversed(body)
+    infos = {k: info for k, info in enumerate(body.inputs[2:])}
+    number, condition = (InputInfo(work.name(), dtype, ()) for dtype in ("i64", "bool"))
+    adjoints = [InputInfo(work.name(), compute(infos[k].dtype), infos[k].dims) for k in carried]
+    totals = [info_of(work.name(), Tensor(adjoint_of(v), owner)) for v in sums]
+    stacked = [info_of(work.name(), t) for t in stacks]
+    scanned = [info_of(work.name(), t) for t in scans.values()]
+    for info, name in zip(stacked, (body.inputs[0].name, *(i.name for i in body.inputs[2:2 + node.carried])), strict=True):
+        work.row(info.name, number.name, name)
+    seeds = [*(i.name for i in adjoints), *(work.row(i.name, number.name) for i in scanned)]
+    taken = {infos[node.carried + k].name: v for k, v in enumerate(captured)}
+    xs = [*(infos[k].name for k in carried), *(n for n, v in taken.items() if v in active)]
+    others = [n for n in (body.inputs[0].name, *(i.name for i in infos.values())) if n not in xs]
+    parts = dict(zip(xs, work.gradient(xs, others, [body.outputs[1 + k] for k in (*carried, *scans)], seeds), strict=True))
+    outputs = [condition.name, *(parts[infos[k].name] for k in carried)]
+    outputs += [work.total([total.name, *(parts[n] for n, x in taken.items() if x is v)]) for total, v in zip(totals, sums, strict=True)]
+    inputs = [number, condition, *adjoints, *totals, *stacked, *(infos[node.carried + k] for k in range(len(captured))), *scanned]
+    backwards = work.procedure(inputs, outputs, {body.inputs[1].name: np.array(True)})
+
+    start = [zeros(node.outputs[k]) if (t := outs[k]) is None else t for k in carried] + [zeros(v) for v in sums]
+    values = [size_scalar(stacks[0].shape[0]), *start, *stacks, *(Tensor(v, owner) for v in captured), *scans.values()]
+    made_here = tuple(adjoint_of(v) for v in (*(state[k] for k in carried), *sums))
+    owner.add(g.Loop(tuple(t.value for t in values), made_here, body=backwards, carried=len(made_here), has_condition=False, origins=owner.origins))
+    found = zip((*(state[k] for k in carried), *sums), made_here, strict=True)
+    return [(v, Tensor(t, owner)) for v, t in found if v in active]
+
+
+def zeros(v: g.Value) -> Tensor:
+    return full(v.dims, 0, compute(v.dtype))
+
+
+def with_stacks(node: g.Loop, body: Procedure, state: Sequence[g.Value]) -> list[Tensor]:
+    """The number of each turn and the carried values at its beginning, stacked: further scan outputs of the Loop."""
+    owner = builder()
+    kept = [body.inputs[0], *body.inputs[2:2 + node.carried]]
+    stacks = made([("i64", (None,)), *((v.dtype, (None, *v.dims)) for v in state)], "turns")
+    longer = replace(body, name=f"{body.name}/kept", outputs=(*body.outputs, *(i.name for i in kept)), output_infos=(*body.output_infos, *kept))
+    again = replace(node, outputs=(*node.outputs, *stacks), body=longer)
+    owner.nodes[owner.nodes.index(node)] = again
+    owner.producers.update(dict.fromkeys(again.outputs, again))
+    return [Tensor(v, owner) for v in stacks]
+
+
+def keeps_shapes(body: Procedure, carried: int, inputs: Sequence[g.Value]) -> None:
+    """Carried values can be stacked if a turn leaves their shapes as they are; a trial with the sizes at hand shows where none does."""
+    from gpuonnx.importer.lower import lower
+    owner = builder()
+    if not all(v.shape is not None and all(map(owner.answerable, v.shape)) for v in inputs):
+        return
+    shapes = [tuple(map(int, evaluate(v.dims, owner.binding))) for v in inputs]
+    types = [("i64", ()), ("bool", ()), *((v.dtype, shape) for v, shape in zip(inputs, shapes, strict=True))]
+    try:
+        graph = lower(body, [Argument(*t) for t in types]).graph
+    except (NeedsRun, ModelError, ShapeError):
+        return
+    given = dict(zip(graph.inputs, (shape for _, shape in types), strict=True))
+    sizes = {name: given[s.value][s.axis] for name, s in graph.symbols.items() if s.axis is not None and s.value in given}
+    for info, value, before in zip(body.inputs[2:], graph.outputs[1:1 + carried], shapes, strict=False):
+        if value.shape is not None and all(d.symbols(s) <= sizes.keys() for s in value.shape):
+            after = tuple(map(int, evaluate(value.shape, sizes)))
+            if after != before:
+                raise UnsupportedOp(f"it carries {info.name}, whose shape changes from {before} to {after} in a turn")
