@@ -9,7 +9,7 @@ import numpy as np
 
 from gpuonnx.errors import ModelError, ShapeError, UnsupportedOp
 from gpuonnx.importer.control import info_of, made
-from gpuonnx.importer.procedure import Argument, InputInfo, Procedure
+from gpuonnx.importer.procedure import Argument, InputInfo, Procedure, is_tensor
 from gpuonnx.ir import dims as d
 from gpuonnx.ir import graph as g
 from gpuonnx.ir.build import NeedsRun, Tensor, builder, full, size_scalar
@@ -18,6 +18,7 @@ from gpuonnx.ir.types import compute, kind
 from gpuonnx.ops.gradient import Adjoint, node_derivative
 from gpuonnx.ops.gradient_nodes import Parts
 from gpuonnx.ops.registry import INTERNAL
+from gpuonnx.ops.sequence import sequence
 
 if TYPE_CHECKING:
     import onnx
@@ -40,9 +41,10 @@ class Reversed:
         name = builder().origin.removeprefix(f"{op_type} ")
         return helper.make_node(op_type, list(inputs), [self.name() for _ in range(outputs)], name=name, domain=INTERNAL, **attributes)
 
-    def row(self, stack: str, number: str, name: str | None = None) -> str:
-        """A row of a stack, from the last on, before the body's own nodes."""
-        made_node = self.node("Row", [stack, number], from_end=1)
+    def row(self, stack: InputInfo, number: InputInfo, rank: int = 0, name: str | None = None) -> str:
+        """What a turn left in a stack or sequence, from the last on, before the body's own nodes."""
+        whole = is_tensor(stack.dtype)
+        made_node = self.node("Row" if whole else "Element", [stack.name, number.name], **({"from_end": 1} if whole else {"rank": rank}))
         if name is not None:
             made_node.output[0] = name
         self.before.append(made_node)
@@ -123,8 +125,7 @@ def of_loop(node: g.Loop, outs: Sequence[Adjoint], active: set[g.Value]) -> Part
     state, captured = node.inputs[first:first + node.carried], node.inputs[first + node.carried:]
     no_sequences(state)
     no_sequences([v for v in captured if v in active])
-    keeps_shapes(body, node.carried, [*state, *captured])
-    stacks = with_stacks(node, body, state)
+    stacks = with_stacks(node, body, [*state, *captured])
     carried = [k for k, v in enumerate(state) if kind(v.dtype) == "f"]
     sums = list(dict.fromkeys(v for v in captured if v in active))
     scans = {k: t for k, t in enumerate(outs) if t is not None and k >= node.carried}
@@ -136,9 +137,9 @@ def of_loop(node: g.Loop, outs: Sequence[Adjoint], active: set[g.Value]) -> Part
     totals = [info_of(work.name(), Tensor(adjoint_of(v), owner)) for v in sums]
     stacked = [info_of(work.name(), t) for t in stacks]
     scanned = [info_of(work.name(), t) for t in scans.values()]
-    for info, name in zip(stacked, (body.inputs[0].name, *(i.name for i in body.inputs[2:2 + node.carried])), strict=True):
-        work.row(info.name, number.name, name)
-    seeds = [*(i.name for i in adjoints), *(work.row(i.name, number.name) for i in scanned)]
+    for info, named in zip(stacked, (body.inputs[0], *body.inputs[2:2 + node.carried]), strict=True):
+        work.row(info, number, len(named.dims or ()), named.name)
+    seeds = [*(i.name for i in adjoints), *(work.row(i, number) for i in scanned)]
     taken = {infos[node.carried + k].name: v for k, v in enumerate(captured)}
     xs = [*(infos[k].name for k in carried), *(n for n, v in taken.items() if v in active)]
     others = [n for n in (body.inputs[0].name, *(i.name for i in infos.values())) if n not in xs]
@@ -160,34 +161,54 @@ def zeros(v: g.Value) -> Tensor:
     return full(v.dims, 0, compute(v.dtype))
 
 
-def with_stacks(node: g.Loop, body: Procedure, state: Sequence[g.Value]) -> list[Tensor]:
-    """The number of each turn and the carried values at its beginning, stacked: further scan outputs of the Loop."""
-    owner = builder()
-    kept = [body.inputs[0], *body.inputs[2:2 + node.carried]]
-    stacks = made([("i64", (None,)), *((v.dtype, (None, *v.dims)) for v in state)], "turns")
-    longer = replace(body, name=f"{body.name}/kept", outputs=(*body.outputs, *(i.name for i in kept)), output_infos=(*body.output_infos, *kept))
-    again = replace(node, outputs=(*node.outputs, *stacks), body=longer)
-    owner.nodes[owner.nodes.index(node)] = again
-    owner.producers.update(dict.fromkeys(again.outputs, again))
-    return [Tensor(v, owner) for v in stacks]
+def with_stacks(node: g.Loop, body: Procedure, inputs: Sequence[g.Value]) -> list[Tensor]:
+    """The number of each turn and the carried values at its beginning, put by: scan outputs of a Loop that takes the place of `node`, or, of
+    values whose shape a turn may change, sequences that another Loop carries."""
+    owner, work, last = builder(), Reversed(body), 2 + node.carried
+    kept = keeps_shapes(body, node.carried, inputs)
+    listed = [k for k in range(node.carried) if k not in kept]
+    stacked = [body.inputs[0], *(body.inputs[2 + k] for k in kept)]
+    sequences = [InputInfo(work.name(), f"seq({inputs[k].dtype})", None) for k in listed]
+    for info, k in zip(sequences, listed, strict=True):
+        work.after.append(work.node("Push", [info.name, body.inputs[2 + k].name]))
+    longer = work.procedure((*body.inputs[:last], *sequences, *body.inputs[last:]),
+                            (*body.outputs[:1 + node.carried], *(n.output[0] for n in work.after), *body.outputs[1 + node.carried:],
+                             *(i.name for i in stacked)), {})
+    longer = replace(longer, name=f"{body.name}/kept", output_infos=(*body.output_infos[:1 + node.carried], *sequences,
+                                                                     *body.output_infos[1 + node.carried:], *stacked))
+    held = tuple(g.Value(i.dtype, None) for i in sequences)
+    stacks = made([("i64", (None,)), *((inputs[k].dtype, (None, *inputs[k].dims)) for k in kept)], "turns")
+    empty = [sequence("sequence_construct", dtype=i.dtype).value for i in sequences]
+    first, old = node.has_trip + node.has_condition + node.carried, node.outputs
+    if held:
+        old = tuple(g.Value(v.dtype, v.shape) for v in old)
+    again = replace(node, inputs=(*node.inputs[:first], *empty, *node.inputs[first:]), body=longer, carried=node.carried + len(held),
+                    outputs=(*old[:node.carried], *held, *old[node.carried:], *stacks))
+    if held:
+        owner.add(again)
+    else:
+        owner.nodes[owner.nodes.index(node)] = again
+        owner.producers.update(dict.fromkeys(again.outputs, again))
+    by_place = dict(zip((*kept, *listed), (*stacks[1:], *held), strict=True))
+    return [Tensor(v, owner) for v in (stacks[0], *(by_place[k] for k in range(node.carried)))]
 
 
-def keeps_shapes(body: Procedure, carried: int, inputs: Sequence[g.Value]) -> None:
-    """Carried values can be stacked if a turn leaves their shapes as they are; a trial with the sizes at hand shows where none does."""
+def keeps_shapes(body: Procedure, carried: int, inputs: Sequence[g.Value]) -> list[int]:
+    """Which of the carried values, the first of `inputs`, have the same shape after a turn, as a trial with the sizes at hand shows."""
     from gpuonnx.importer.lower import lower
     owner = builder()
     if not all(v.shape is not None and all(map(owner.answerable, v.shape)) for v in inputs):
-        return
+        return []
     shapes = [tuple(map(int, evaluate(v.dims, owner.binding))) for v in inputs]
     types = [("i64", ()), ("bool", ()), *((v.dtype, shape) for v, shape in zip(inputs, shapes, strict=True))]
     try:
         graph = lower(body, [Argument(*t) for t in types]).graph
     except (NeedsRun, ModelError, ShapeError):
-        return
+        return []
     given = dict(zip(graph.inputs, (shape for _, shape in types), strict=True))
     sizes = {name: given[s.value][s.axis] for name, s in graph.symbols.items() if s.axis is not None and s.value in given}
-    for info, value, before in zip(body.inputs[2:], graph.outputs[1:1 + carried], shapes, strict=False):
-        if value.shape is not None and all(d.symbols(s) <= sizes.keys() for s in value.shape):
-            after = tuple(map(int, evaluate(value.shape, sizes)))
-            if after != before:
-                raise UnsupportedOp(f"it carries {info.name}, whose shape changes from {before} to {after} in a turn")
+
+    def kept(value: g.Value, before: tuple[int, ...]) -> bool:
+        known = value.shape is not None and all(d.symbols(s) <= sizes.keys() for s in value.shape)
+        return known and tuple(map(int, evaluate(value.dims, sizes))) == before
+    return [k for k in range(carried) if kept(graph.outputs[1 + k], shapes[k])]

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -81,7 +82,7 @@ def body(node: g.Call, direction: int, state: dict[str, Tensor], captures: dict[
     count = FUNCTIONS[node.kernel]
     functions = [*node.attrs["activations"][direction * count:(direction + 1) * count], (0, node.attrs.get("clip", 0.0), 0)]
     known = {"number", "row", "functions", *state, *captures}
-    flags = {n: int(node.attrs.get(n, 0)) for n in ("linear_before_reset", "input_forget")}
+    flags: dict[str, Any] = {n: int(node.attrs.get(n, 0)) for n in ("linear_before_reset", "input_forget")}
     new = [f"new_{n}" for n in state]
     origin = builder().origin
     nodes = (helper.make_node("Row", ["rows", "number"], ["row"], name=origin, domain=INTERNAL),

@@ -1,7 +1,7 @@
 """One turn of a recurrent cell as ordinary IR: what the kernels of `recurrent.py` repeat."""
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from gpuonnx.ir.build import Tensor, cast, tensor_map, where
 from gpuonnx.ir.formula import absolute, exp, greater, less, log, maximum, minimum, relu, select, sigmoid, tanh
@@ -36,7 +36,8 @@ def recurrent_step(number: Tensor, gates: Tensor, r: Tensor, functions: Const, h
         code, alpha, beta = functions[which]
         x = minimum(maximum(x, -limit), limit) if limit > 0 and clipped else x
         return FUNCTIONS[CODES[int(code)]](x, float(alpha), float(beta))
-    old: Sequence[Tensor] = (h,) if c is None else (h, c)
+    old: tuple[Tensor, ...] = (h,) if c is None else (h, c)
+    new: tuple[Tensor, ...]
     if c is not None:
         new = lstm_step(f, gates, r, h, c, peepholes, bool(input_forget))
     elif cell == "gru":
