@@ -181,8 +181,7 @@ def test_activations_of_cells(name: str) -> None:
     cell("RNN", activations=[name], activation_alpha=[0.5], activation_beta=[0.7], sizes=(2, 1, 1, 3))
 
 
-def test_one_step_of_a_cell_is_what_its_kernel_does() -> None:
-    """The Loop that is differentiated gives what the kernel gives: its y, fed back as y, has the same derivative by itself."""
+def test_cells_in_float32() -> None:
     inputs = {"x": doubles(5, 2, 3).astype(np.float32), "w": doubles(1, 16, 3).astype(np.float32), "r": doubles(1, 16, 4).astype(np.float32)}
     nodes = [helper.make_node("LSTM", ["x", "w", "r"], ["all"], hidden_size=4), helper.make_node("ReduceSum", ["all"], ["y"], keepdims=0),
              helper.make_node("Gradient", ["x", "w", "r"], ["dx", "dw", "dr"], domain=TRAINING, xs=["x", "w", "r"], y="y")]

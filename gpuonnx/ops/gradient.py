@@ -52,12 +52,15 @@ def gradient(*inputs: Tensor, xs: list[str], y: str, zs: list[str] | None = None
     names = [*xs, *(zs or ())]
     if len(inputs) != len(names):
         raise ModelError(f"xs and zs name {len(names)} tensors, the node has {len(inputs)} inputs")
-    for x in (y, *xs):
-        if (found := named(scope, x)).kind != "f":
-            raise ModelError(f"{x!r} has the type {found.dtype}; a float tensor is expected")
+    for name in (y, *xs):
+        if (found := named(scope, name)).kind != "f":
+            raise ModelError(f"{name!r} has the type {found.dtype}; a float tensor is expected")
     target, own = named(scope, y), [named(scope, name) for name in names]
     target, given = moved(target, own, inputs)
     made = reverse([target], [full(target.shape, 1, compute(target.dtype))], given, len(xs))
+    for name, x, t in zip(xs, given, made, strict=False):
+        if t is None:
+            smooth_or_apart(target.value, x.value, name, {t.value for t in given})
     return [full(x.shape, 0, x.dtype) if t is None else t.cast(x.dtype) for x, t in zip(given, made, strict=False)]
 
 
@@ -164,6 +167,26 @@ def reverse(targets: Sequence[Tensor], seeds: Sequence[Adjoint], given: Sequence
 def may_vary(v: g.Value) -> bool:
     """Whether a value can have an adjoint: floats, and what may hold some."""
     return v.shape is None or kind(v.dtype) == "f"
+
+
+def smooth_or_apart(y: g.Value, x: g.Value, name: str, given: set[g.Value]) -> None:
+    """Raises UnsupportedOp, naming the node, where y depends on x but through integers and truth values alone."""
+    nodes = leading_to([y], given)
+    touched, smooth, lost = {x}, {x}, list[str]()
+    useful = {y, *(v for n in nodes for v in n.inputs)}
+    for node in nodes:
+        if any(v in touched for v in node.inputs):
+            touched.update(node.outputs)
+        if any(v in smooth for v in node.inputs):
+            smooth.update(filter(may_vary, node.outputs))
+            lost += [f"{', '.join(node.origins)} ({why(node, v)})" for v in node.outputs if v in useful and not may_vary(v)]
+    if y in touched and y not in smooth:
+        raise UnsupportedOp(f"y depends on {name!r} through {', '.join(dict.fromkeys(lost))} alone: there is no derivative")
+
+
+def why(node: g.Node, result: g.Value) -> str:
+    reason = WITHOUT.get(node.kernel) if isinstance(node, g.Call) else None
+    return reason or f"a result has the type {result.dtype}"
 
 
 def pulled(node: g.Node, outs: Sequence[Adjoint], active: set[g.Value]) -> Parts:

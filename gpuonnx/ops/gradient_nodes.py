@@ -1,7 +1,7 @@
 """The derivatives of what the nodes of the IR say by themselves: expressions, folds, prefix folds, scatters, views."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gpuonnx.errors import UnsupportedOp
@@ -186,14 +186,11 @@ PREFIXES = {"add": prefix_sum, "mul": prefix_product, "max": prefix_extreme, "mi
 def reduced(node: g.Reduce, out: Tensor) -> Expr:
     """The adjoint of the folded expression at each index of the ranges."""
     kept = [a for a in range(len(node.ranges)) if a not in node.over]
-    seed, expr = at_axes(out, kept), named_loads(node, node.expr)
-    if node.fold == "sum":
-        return seed
-    if node.fold in ("max", "min"):
-        return select(first_extreme(node, expr, kept), seed, const(0, seed.dtype))
-    if node.fold == "prod":
-        return seed * product_of_others(node, expr, kept)
-    raise UnsupportedOp(f"there is no derivative of the fold {node.fold}")
+    return FOLDS[node.fold](node, named_loads(node, node.expr), kept, at_axes(out, kept))
+
+
+def of_extreme(node: g.Reduce, expr: Expr, kept: Sequence[int], seed: Expr) -> Expr:
+    return select(first_extreme(node, expr, kept), seed, const(0, seed.dtype))
 
 
 def first_extreme(node: g.Reduce, expr: Expr, kept: Sequence[int]) -> Expr:
@@ -226,3 +223,11 @@ def others(factor: Expr, zeros: Expr, rest: Expr) -> Expr:
     zero, nothing = equal(factor, 0), const(0, factor.dtype)
     safe = select(zero, const(1, factor.dtype), factor)
     return select(zero, select(equal(zeros, 1), rest, nothing), select(equal(zeros, 0), rest / safe, nothing))
+
+
+FOLDS: dict[str, Callable[[g.Reduce, Expr, Sequence[int], Expr], Expr]] = {
+    "sum": lambda node, expr, kept, seed: seed,
+    "prod": lambda node, expr, kept, seed: seed * product_of_others(node, expr, kept),
+    "max": of_extreme,
+    "min": of_extreme}
+"""Folds of floats that give floats."""
