@@ -124,6 +124,7 @@ def test_grid_sample(mode: str, padding: str, corners: int) -> None:
 def test_grids() -> None:
     one("GridSample", doubles(1, 1, 3, 3, 3), doubles(1, 2, 2, 2, 3, low=-0.8, high=0.8))
     one("AffineGrid", doubles(2, 2, 3), constants={1: np.array([2, 1, 2, 3])}, align_corners=1)
+    one("AffineGrid", doubles(2, 2, 3), constants={1: np.array([2, 1, 2, 3])})
     one("Col2Im", doubles(1, 4, 4), constants={1: np.array([3, 3]), 2: np.array([2, 2])})
     one("CenterCropPad", doubles(3, 4), constants={1: np.array([5, 2])})
 

@@ -232,14 +232,16 @@ def schema_function(node: onnx.NodeProto, opset: int, inputs: Sequence[Tensor | 
     if not defs.has(node.op_type, opset, domain):
         raise UnsupportedOp(f"{describe(node)}: {domain or 'ai.onnx'}.{node.op_type} is in no opset <= {opset}")
     schema: Any = defs.get_schema(node.op_type, opset, domain)
+    function = onnx.FunctionProto()
     if schema.has_function:
-        return schema.function_body
+        function.CopyFrom(schema.function_body)
+        function.attribute_proto.extend(a.default_value for a in schema.attributes.values() if a.default_value.type)
+        return function
     if not schema.has_context_dependent_function:
         raise UnsupportedOp(f"{describe(node)}: no definition of {domain or 'ai.onnx'}.{node.op_type}, opset {opset}")
     kinds = [type_proto(t).SerializeToString() for t in inputs]
     best = max(v for v in schema.context_dependent_function_opset_versions if v <= max(opset, schema.since_version))
     body = schema.get_context_dependent_function_with_opset_version(best, node.SerializeToString(), kinds)
-    function = onnx.FunctionProto()
     function.ParseFromString(body)
     return function
 
