@@ -20,6 +20,12 @@ def test_functions_of_one(name: str) -> None:
     one(name, doubles(2, 5, low=0.1, high=0.9) if name in ("Reciprocal", "Sqrt", "Log") else doubles(2, 5, low=-0.9, high=0.9))
 
 
+@pytest.mark.parametrize("name", "Softplus Celu Mish Softsign Gelu Swish Tanh Sigmoid Softmax LogSoftmax ReduceLogSumExp".split())
+def test_smooth_functions_at_0(name: str) -> None:
+    """Their formulas have corners there that cancel."""
+    one(name, np.array([[0.0, 0.5, 0.0]]), opset=24)
+
+
 def test_acosh() -> None:
     one("Acosh", doubles(6, low=1.2, high=3.0))
 
