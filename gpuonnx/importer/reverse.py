@@ -9,10 +9,12 @@ import numpy as np
 
 from gpuonnx.errors import ModelError, ShapeError, UnsupportedOp
 from gpuonnx.importer.control import info_of, made
-from gpuonnx.importer.procedure import Argument, InputInfo, Procedure, is_tensor
+from gpuonnx.importer.procedure import Argument, InputInfo, Procedure, free_names, is_tensor
 from gpuonnx.ir import dims as d
 from gpuonnx.ir import graph as g
-from gpuonnx.ir.build import NeedsRun, Tensor, builder, full, size_scalar
+from gpuonnx.ir.build import Dim, NeedsRun, Tensor, builder, full, size_scalar, tensor_map
+from gpuonnx.ir.expr import Expr, const, dim, guard
+from gpuonnx.ir.formula import less
 from gpuonnx.ir.sizes import evaluate
 from gpuonnx.ir.types import compute, kind
 from gpuonnx.ops.gradient import Adjoint, node_derivative
@@ -127,7 +129,10 @@ def of_loop(node: g.Loop, outs: Sequence[Adjoint], active: set[g.Value]) -> Part
     no_sequences([v for v in captured if v in active])
     stacks = with_stacks(node, body, [*state, *captured])
     carried = [k for k, v in enumerate(state) if kind(v.dtype) == "f"]
-    sums = list(dict.fromkeys(v for v in captured if v in active))
+    taken = {info.name: v for info, v in zip(body.inputs[2 + node.carried:], captured, strict=True)}
+    rows = rows_by_turn(body, [n for n, v in taken.items() if v in active])
+    summed = {n: v for n, v in taken.items() if v in active and n not in rows}
+    sums = list(dict.fromkeys(summed.values()))
     scans = {k: t for k, t in enumerate(outs) if t is not None and k >= node.carried}
 
     work = Reversed(body)
@@ -140,21 +145,49 @@ def of_loop(node: g.Loop, outs: Sequence[Adjoint], active: set[g.Value]) -> Part
     for info, named in zip(stacked, (body.inputs[0], *body.inputs[2:2 + node.carried]), strict=True):
         work.row(info, number, len(named.dims or ()), named.name)
     seeds = [*(i.name for i in adjoints), *(work.row(i, number) for i in scanned)]
-    taken = {infos[node.carried + k].name: v for k, v in enumerate(captured)}
-    xs = [*(infos[k].name for k in carried), *(n for n, v in taken.items() if v in active)]
+    xs = [*(infos[k].name for k in carried), *summed, *rows.values()]
     others = [n for n in (body.inputs[0].name, *(i.name for i in infos.values())) if n not in xs]
     parts = dict(zip(xs, work.gradient(xs, others, [body.outputs[1 + k] for k in (*carried, *scans)], seeds), strict=True))
     outputs = [condition.name, *(parts[infos[k].name] for k in carried)]
-    outputs += [work.total([total.name, *(parts[n] for n, x in taken.items() if x is v)]) for total, v in zip(totals, sums, strict=True)]
+    outputs += [work.total([total.name, *(parts[n] for n, x in summed.items() if x is v)]) for total, v in zip(totals, sums, strict=True)]
+    results = [condition, *adjoints, *totals, *(InputInfo(r, compute(taken[n].dtype), (None,) * (taken[n].rank - 1)) for n, r in rows.items())]
+    outputs += [parts[r] for r in rows.values()]
     inputs = [number, condition, *adjoints, *totals, *stacked, *(infos[node.carried + k] for k in range(len(captured))), *scanned]
-    backwards = work.procedure(inputs, outputs, {body.inputs[1].name: np.array(True)})
+    backwards = replace(work.procedure(inputs, outputs, {body.inputs[1].name: np.array(True)}), output_infos=tuple(results))
 
     start = [zeros(node.outputs[k]) if (t := outs[k]) is None else t for k in carried] + [zeros(v) for v in sums]
     values = [size_scalar(stacks[0].shape[0]), *start, *stacks, *(Tensor(v, owner) for v in captured), *scans.values()]
     made_here = tuple(adjoint_of(v) for v in (*(state[k] for k in carried), *sums))
-    owner.add(g.Loop(tuple(t.value for t in values), made_here, body=backwards, carried=len(made_here), has_condition=False, origins=owner.origins))
-    found = zip((*(state[k] for k in carried), *sums), made_here, strict=True)
-    return [(v, Tensor(t, owner)) for v, t in found if v in active]
+    pieces = made([(compute(taken[n].dtype), (None, *taken[n].dims[1:])) for n in rows], "rows")
+    owner.add(g.Loop(tuple(t.value for t in values), (*made_here, *pieces), body=backwards, carried=len(made_here), has_condition=False,
+                     origins=owner.origins))
+    found = [(v, Tensor(t, owner)) for v, t in zip((*(state[k] for k in carried), *sums), made_here, strict=True)]
+    found += [(taken[n], in_order(Tensor(t, owner), taken[n].dims)) for n, t in zip(rows, pieces, strict=True)]
+    return [(v, t) for v, t in found if v in active]
+
+
+def rows_by_turn(body: Procedure, captures: Sequence[str]) -> dict[str, str]:
+    """Captures of which every turn reads the row of its own number and nothing else, and the names of these rows: the adjoints of such rows
+    are put one behind the other, where the sum over turns of adjoints of the whole would cost as much as there are turns each time."""
+    number, found = body.inputs[0].name, {}
+    readers = [(node, free_names([node], set())) for node in body.nodes]
+    for name in captures:
+        nodes = [node for node, names in readers if name in names]
+        if len(nodes) == 1 and name not in body.outputs and list(nodes[0].input) == [name, number]:
+            node = nodes[0]
+            by_row = (node.domain, node.op_type) in ((INTERNAL, "Row"), ("", "Gather"), ("ai.onnx", "Gather"))
+            if by_row and not any(a.i for a in node.attribute):
+                found[name] = node.output[0]
+    return found
+
+
+def in_order(pieces: Tensor, shape: Sequence[Dim]) -> Tensor:
+    """What the turns made, the last first, as the rows of a tensor; turns that were not taken have zeros."""
+    count = pieces.shape[0]
+
+    def element(i: Expr, *rest: Expr) -> Expr:
+        return guard(less(i, dim(count)), pieces.at(dim(count - 1) - i, *rest), const(0, pieces.dtype))
+    return tensor_map(shape, pieces.dtype, element)
 
 
 def zeros(v: g.Value) -> Tensor:
