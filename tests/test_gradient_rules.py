@@ -198,3 +198,21 @@ def test_places_and_truth_values_have_no_derivative() -> None:
 
 def test_a_choice_by_truth_values_is_no_obstacle() -> None:
     check([helper.make_node("Greater", ["x", "k"], ["c"]), helper.make_node("Where", ["c", "x", "k"], ["y"])], {"x": doubles(5)}, {"k": np.array(0.1)})
+
+
+@pytest.mark.parametrize("device", ["cpu", "emulated-cuda"])
+@pytest.mark.parametrize("name", ["Sqrt", "Log", "Reciprocal", "Acosh", "Asin", "Exp"])
+def test_what_a_choice_leaves_out_has_no_part(name: str, device: str) -> None:
+    """Where the other branch has no finite value, or no finite slope."""
+    x = np.array([-800.0, -0.5, 0.4, 0.6]) if name != "Exp" else np.array([800.0, 1.5, -0.4, -0.6])
+    wanted = helper.make_node("Less" if name == "Exp" else "Greater", ["x", "zero"], ["c"])
+    if name == "Acosh":
+        x = x + 1
+    nodes = [wanted, helper.make_node(name, ["x"], ["f"]), helper.make_node("Mul", ["f", "x"], ["p"]), helper.make_node("Where", ["c", "p", "x"], ["y"])]
+    check(nodes, {"x": x}, {"zero": np.array(1.0 if name == "Acosh" else 0.0)}, device=device)
+
+
+def test_the_second_derivative_at_a_minimum() -> None:
+    nodes = [helper.make_node("Sqrt", ["x"], ["s"]), helper.make_node("Sub", ["s", "one"], ["e"]), helper.make_node("Mul", ["e", "e"], ["o"]),
+             helper.make_node("Gradient", ["x"], ["y"], domain=TRAINING, xs=["x"], y="o")]
+    check(nodes, {"x": np.array([1.0, 4.0])}, {"one": np.array(1.0)})

@@ -97,6 +97,9 @@ RULES: dict[str, Callable[..., Adjoints]] = {
 }
 FLAT = frozenset(("floordiv", "sign", "floor", "ceil", "trunc", "rint"))
 """Slope 0 wherever there is one."""
+UNBOUNDED = frozenset(("mul", "div", "pow", "reciprocal", "sqrt", "rsqrt", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "asin", "acos",
+                       "acosh", "atanh", "tan", "sinh", "cosh", "lgamma"))
+"""Slopes that may be infinite, or that no number is, where the value of the function counts for nothing."""
 
 
 def differentiable(e: Expr) -> bool:
@@ -132,7 +135,16 @@ def _parts(e: Expr, g: Expr) -> Adjoints:
     rule = RULES.get(e.op)
     if rule is None:
         raise UnsupportedOp(f"there is no derivative of {e.op}")
-    return rule(g, e, *e.args)
+    parts = rule(g, e, *e.args)
+    if e.op not in UNBOUNDED or e.op in ("mul", "div") and e.args[1].op == "const":
+        return parts
+    return tuple(None if part is None else _nothing_stays_nothing(g, part) for part in parts)
+
+
+def _nothing_stays_nothing(g: Expr, part: Expr) -> Expr:
+    """0 instead of 0 * infinity: what a choice left out has no part in the slope."""
+    lost = apply("and", apply("equal", g, 0), apply("isnan", part))
+    return apply("where", lost, const(0, part.dtype), part)
 
 
 def _conditions(root: Expr, order: list[Expr]) -> dict[Expr, Any]:
