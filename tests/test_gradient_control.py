@@ -107,6 +107,30 @@ def test_the_second_derivative_through_a_loop() -> None:
     check(nodes, {"h0": doubles(3), "w": doubles(3), "n": np.array(3)}, tolerance=1e-4)
 
 
+def test_carried_values_that_change_places() -> None:
+    inside = [helper.make_node("Add", ["g", "h"], ["s"]), helper.make_node("Mul", ["s", "x"], ["t"])]
+    nodes = [helper.make_node("Loop", ["n", "", "g0", "h0"], ["gn", "hn", "hs"], body=turn(inside, {"g": "h", "h": "t"}, ["g"])),
+             *squared(["gn", "hn", "hs"])]
+    check(nodes, {"g0": doubles(3), "h0": doubles(3), "x": doubles(3), "n": np.array(3)}, {})
+
+
+def test_by_an_initializer_that_a_body_captures() -> None:
+    layer = [helper.make_node("Mul", ["h", "w"], ["m"]), helper.make_node("Sin", ["m"], ["h2"])]
+    choice = helper.make_node("If", ["c"], ["y"], then_branch=helper.make_graph([helper.make_node("Mul", ["hn", "w"], ["t"])], "t", [], [value("t")]),
+                              else_branch=helper.make_graph([helper.make_node("Add", ["hn", "w"], ["e"])], "e", [], [value("e")]))
+    nodes = [helper.make_node("Loop", ["n", "", "h0"], ["hn"], body=turn(layer, {"h": "h2"}, [])), choice,
+             helper.make_node("Gradient", ["w", "h0", "n", "c"], ["d"], domain=TRAINING, xs=["w"], zs=["h0", "n", "c"], y="y")]
+    w, h0 = doubles(3), doubles(3)
+
+    def result(w: np.ndarray, way: bool) -> np.ndarray:
+        h = np.sin(np.sin(h0 * w) * w)
+        return h * w if way else h + w
+    for way in (True, False):
+        inputs = {"h0": h0, "n": np.array(2), "c": np.array(way)}
+        found = gpuonnx.run(model(nodes, inputs, ["d"], {"w": w}), inputs)["d"]
+        np.testing.assert_allclose(found, (result(w + 1e-6, way) - result(w - 1e-6, way)) / 2e-6, rtol=1e-7, atol=1e-7)
+
+
 def test_two_gradients_of_one_loop() -> None:
     layer = [helper.make_node("Mul", ["h", "w"], ["m"]), helper.make_node("Sin", ["m"], ["h2"])]
     nodes = [helper.make_node("Loop", ["n", "", "h0"], ["y"], body=turn(layer, {"h": "h2"}, [])),

@@ -11,7 +11,7 @@ import numpy as np
 from gpuonnx.errors import GpuOnnxError, ModelError, ShapeError, UnsupportedOp
 from gpuonnx.importer import control
 from gpuonnx.importer.kinds import check_inputs
-from gpuonnx.importer.procedure import Argument, Environment, InputInfo, Procedure, free_names, is_tensor
+from gpuonnx.importer.procedure import Argument, Environment, InputInfo, Procedure, free_names, is_tensor, read_names
 from gpuonnx.ir import graph as g
 from gpuonnx.ir.build import Builder, NeedsRun, Tensor
 from gpuonnx.ir.dims import Dim
@@ -33,13 +33,14 @@ class Lowered:
 @dataclass(frozen=True)
 class Frame:
     """Where nodes are being lowered: names in scope, opsets, attributes of the enclosing function call; whether a function
-    called here becomes a program of its own."""
+    called here becomes a program of its own; constants by which something is differentiated, which bodies take as inputs therefore."""
 
     scope: MutableMapping[str, Tensor | None]
     environment: Environment
     attributes: Mapping[str, Any] = field(default_factory=dict)
     prefix: str = ""
     apart: bool = False
+    varied: frozenset[g.Value] = frozenset()
 
 
 def lower(procedure: Procedure, arguments: Sequence[Argument]) -> Lowered:
@@ -49,7 +50,8 @@ def lower(procedure: Procedure, arguments: Sequence[Argument]) -> Lowered:
         inputs = [_input(owner, info, argument) for info, argument in zip(procedure.inputs, arguments, strict=True)]
         scope = _Constants(owner, procedure)
         scope.update({info.name: t for info, t in zip(procedure.inputs, inputs, strict=True)})
-        frame = Frame(scope, procedure.environment)
+        named = {n for node in procedure.nodes if node.op_type == "Gradient" for n in read_names(node)}
+        frame = Frame(scope, procedure.environment, varied=frozenset(scope[n].value for n in sorted(named & procedure.constants.keys())))
         for position, node in enumerate(procedure.nodes):
             mark = len(owner.nodes)
             try:
@@ -272,7 +274,7 @@ def call_function(frame: Frame, function: Any, node: onnx.NodeProto, inputs: Seq
     defaults = {a.name: attribute(a, frame) for a in getattr(function, "attribute_proto", ())}
     opsets = {registry.ALIASES.get(o.domain, o.domain): o.version for o in function.opset_import} or frame.environment.opsets
     inner = Frame(scope, replace(frame.environment, opsets={**frame.environment.opsets, **opsets}), {**defaults, **attributes},
-                  f"{frame.prefix or describe(node)}/{node.op_type}" if frame.prefix else builder().origin)
+                  f"{frame.prefix or describe(node)}/{node.op_type}" if frame.prefix else builder().origin, varied=frame.varied)
     if frame.apart:
         return list(control.apart(inner, function.name, function, padded, inner.attributes)[:len(node.output)])
     for step in function.node:

@@ -120,50 +120,64 @@ def no_sequences(values: Sequence[g.Value]) -> None:
 
 @node_derivative(g.Loop)
 def of_loop(node: g.Loop, outs: Sequence[Adjoint], active: set[g.Value]) -> Parts:
-    """The Loop once more with the carried values of every turn stacked (in place of the Loop itself), then one from the last turn to the first
-    that carries the adjoints of what is carried and the sums of those of what is captured."""
-    owner, body = builder(), body_of(node.body)
-    first = node.has_trip + node.has_condition
+    """The Loop with the carried values of every turn put by, then one from the last turn to the first."""
+    body, first = body_of(node.body), node.has_trip + node.has_condition
     state, captured = node.inputs[first:first + node.carried], node.inputs[first + node.carried:]
     no_sequences(state)
     no_sequences([v for v in captured if v in active])
-    stacks = with_stacks(node, body, [*state, *captured])
-    carried = [k for k, v in enumerate(state) if kind(v.dtype) == "f"]
-    taken = {info.name: v for info, v in zip(body.inputs[2 + node.carried:], captured, strict=True)}
-    rows = rows_by_turn(body, [n for n, v in taken.items() if v in active])
-    summed = {n: v for n, v in taken.items() if v in active and n not in rows}
-    sums = list(dict.fromkeys(summed.values()))
-    scans = {k: t for k, t in enumerate(outs) if t is not None and k >= node.carried}
+    return Backwards(node, body, state, captured, outs, active).parts(with_stacks(node, body, [*state, *captured]))
 
-    work = Reversed(body)
-    infos = {k: info for k, info in enumerate(body.inputs[2:])}
-    number, condition = (InputInfo(work.name(), dtype, ()) for dtype in ("i64", "bool"))
-    adjoints = [InputInfo(work.name(), compute(infos[k].dtype), infos[k].dims) for k in carried]
-    totals = [info_of(work.name(), Tensor(adjoint_of(v), owner)) for v in sums]
-    stacked = [info_of(work.name(), t) for t in stacks]
-    scanned = [info_of(work.name(), t) for t in scans.values()]
-    for info, named in zip(stacked, (body.inputs[0], *body.inputs[2:2 + node.carried]), strict=True):
-        work.row(info, number, len(named.dims or ()), named.name)
-    seeds = [*(i.name for i in adjoints), *(work.row(i, number) for i in scanned)]
-    xs = [*(infos[k].name for k in carried), *summed, *rows.values()]
-    others = [n for n in (body.inputs[0].name, *(i.name for i in infos.values())) if n not in xs]
-    parts = dict(zip(xs, work.gradient(xs, others, [body.outputs[1 + k] for k in (*carried, *scans)], seeds), strict=True))
-    outputs = [condition.name, *(parts[infos[k].name] for k in carried)]
-    outputs += [work.total([total.name, *(parts[n] for n, x in summed.items() if x is v)]) for total, v in zip(totals, sums, strict=True)]
-    results = [condition, *adjoints, *totals, *(InputInfo(r, compute(taken[n].dtype), (None,) * (taken[n].rank - 1)) for n, r in rows.items())]
-    outputs += [parts[r] for r in rows.values()]
-    inputs = [number, condition, *adjoints, *totals, *stacked, *(infos[node.carried + k] for k in range(len(captured))), *scanned]
-    backwards = replace(work.procedure(inputs, outputs, {body.inputs[1].name: np.array(True)}), output_infos=tuple(results))
 
-    start = [zeros(node.outputs[k]) if (t := outs[k]) is None else t for k in carried] + [zeros(v) for v in sums]
-    values = [size_scalar(stacks[0].shape[0]), *start, *stacks, *(Tensor(v, owner) for v in captured), *scans.values()]
-    made_here = tuple(adjoint_of(v) for v in (*(state[k] for k in carried), *sums))
-    pieces = made([(compute(taken[n].dtype), (None, *taken[n].dims[1:])) for n in rows], "rows")
-    owner.add(g.Loop(tuple(t.value for t in values), (*made_here, *pieces), body=backwards, carried=len(made_here), has_condition=False,
-                     origins=owner.origins))
-    found = [(v, Tensor(t, owner)) for v, t in zip((*(state[k] for k in carried), *sums), made_here, strict=True)]
-    found += [(taken[n], in_order(Tensor(t, owner), taken[n].dims)) for n, t in zip(rows, pieces, strict=True)]
-    return [(v, t) for v, t in found if v in active]
+class Backwards:
+    """The Loop that goes back: it carries the adjoints of what the Loop carries and the sums of those of what it captures, and scans those of
+    `rows`."""
+
+    def __init__(self, node: g.Loop, body: Procedure, state: Sequence[g.Value], captured: Sequence[g.Value], outs: Sequence[Adjoint],
+                 active: set[g.Value]) -> None:
+        self.body, self.state, self.captured, self.active = body, state, captured, active
+        self.infos, self.own = body.inputs[2:2 + len(state)], body.inputs[2 + len(state):]
+        self.carried = [k for k, v in enumerate(state) if kind(v.dtype) == "f"]
+        self.taken = {info.name: v for info, v in zip(self.own, captured, strict=True)}
+        self.rows = rows_by_turn(body, [n for n, v in self.taken.items() if v in active])
+        self.summed = {n: v for n, v in self.taken.items() if v in active and n not in self.rows}
+        self.sums = list(dict.fromkeys(self.summed.values()))
+        self.scans = {k: t for k, t in enumerate(outs) if t is not None and k >= len(state)}
+        self.start = [zeros(node.outputs[k]) if (t := outs[k]) is None else t for k in self.carried] + [zeros(v) for v in self.sums]
+
+    def parts(self, stacks: Sequence[Tensor]) -> Parts:
+        owner = builder()
+        values = [size_scalar(stacks[0].shape[0]), *self.start, *stacks, *(Tensor(v, owner) for v in self.captured), *self.scans.values()]
+        of = [*(self.state[k] for k in self.carried), *self.sums]
+        whole, pieces = tuple(map(adjoint_of, of)), made([(i.dtype, (None, *self.taken[n].dims[1:])) for n, i in self.pieces().items()], "rows")
+        owner.add(g.Loop(tuple(t.value for t in values), (*whole, *pieces), body=self.turn(stacks), carried=len(whole), has_condition=False,
+                         origins=owner.origins))
+        found = [(v, Tensor(t, owner)) for v, t in zip(of, whole, strict=True)]
+        found += [(self.taken[n], in_order(Tensor(t, owner), self.taken[n].dims)) for n, t in zip(self.rows, pieces, strict=True)]
+        return [(v, t) for v, t in found if v in self.active]
+
+    def pieces(self) -> dict[str, InputInfo]:
+        return {n: InputInfo(r, compute(self.taken[n].dtype), (None,) * (self.taken[n].rank - 1)) for n, r in self.rows.items()}
+
+    def turn(self, stacks: Sequence[Tensor]) -> Procedure:
+        """One turn back: what the Loop's turn had, its nodes, a Gradient of what it made."""
+        work, before = Reversed(self.body), (self.body.inputs[0], *self.infos)
+        number, condition = (InputInfo(work.name(), dtype, ()) for dtype in ("i64", "bool"))
+        adjoints = [InputInfo(work.name(), compute(self.infos[k].dtype), self.infos[k].dims) for k in self.carried]
+        totals = [info_of(work.name(), Tensor(adjoint_of(v), builder())) for v in self.sums]
+        stacked, scanned = ([info_of(work.name(), t) for t in tensors] for tensors in (stacks, self.scans.values()))
+        for stack, info in zip(stacked, before, strict=True):
+            work.row(stack, number, len(info.dims or ()), info.name)
+        seeds = [*(i.name for i in adjoints), *(work.row(i, number) for i in scanned)]
+        xs = [*(self.infos[k].name for k in self.carried), *self.summed, *self.rows.values()]
+        others = [i.name for i in (*before, *self.own) if i.name not in xs]
+        parts = dict(zip(xs, work.gradient(xs, others, [self.body.outputs[1 + k] for k in (*self.carried, *self.scans)], seeds), strict=True))
+        outputs = [condition.name, *(parts[self.infos[k].name] for k in self.carried)]
+        for total, v in zip(totals, self.sums, strict=True):
+            outputs.append(work.total([total.name, *(parts[n] for n, x in self.summed.items() if x is v)]))
+        outputs += [parts[r] for r in self.rows.values()]
+        inputs = (number, condition, *adjoints, *totals, *stacked, *self.own, *scanned)
+        found = work.procedure(inputs, outputs, {self.body.inputs[1].name: np.array(True)})
+        return replace(found, output_infos=(condition, *adjoints, *totals, *self.pieces().values()))
 
 
 def rows_by_turn(body: Procedure, captures: Sequence[str]) -> dict[str, str]:
