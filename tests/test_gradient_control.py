@@ -107,6 +107,14 @@ def test_the_second_derivative_through_a_loop() -> None:
     check(nodes, {"h0": doubles(3), "w": doubles(3), "n": np.array(3)}, tolerance=1e-4)
 
 
+def test_a_branch_that_makes_nothing() -> None:
+    constant = helper.make_graph([], "t", [], [value("k")], [helper.make_tensor("k", DOUBLE, [2], [1.0, 2.0])])
+    choice = helper.make_node("If", ["c"], ["y"], then_branch=constant, else_branch=helper.make_graph([helper.make_node("Exp", ["x"], ["e"])], "e", [],
+                                                                                                     [value("e")]))
+    for way in (True, False):
+        check([choice], {"x": doubles(2), "c": np.array(way)})
+
+
 def test_carried_values_that_change_places() -> None:
     inside = [helper.make_node("Add", ["g", "h"], ["s"]), helper.make_node("Mul", ["s", "x"], ["t"])]
     nodes = [helper.make_node("Loop", ["n", "", "g0", "h0"], ["gn", "hn", "hs"], body=turn(inside, {"g": "h", "h": "t"}, ["g"])),

@@ -31,7 +31,8 @@ class Reversed:
 
     def __init__(self, body: Procedure) -> None:
         names = {n for node in body.nodes for n in (*node.input, *node.output)} | set(body.input_names) | set(body.constants)
-        self.prefix = next(p for k in range(len(names) + 1) if not any(n.startswith(p := f"gpuonnx.{k}.") for n in names))
+        prefixes = (f"gpuonnx.{k}." for k in range(len(names) + 1))
+        self.prefix = next(p for p in prefixes if not any(n.startswith(p) for n in names))
         self.body, self.before, self.after, self.count = body, list[Any](), list[Any](), 0
 
     def name(self) -> str:
