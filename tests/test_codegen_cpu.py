@@ -240,3 +240,13 @@ def test_transposes(dtype):
         if dtype == "f32":
             mixed = load(0, dtype, at(*order)) * load(1, dtype, at(*range(len(out)))) + cast(index(0) + index(len(out) - 1), "f32")
             check(g.Map((value(dtype, *shape), value(dtype, *out)), (value(dtype, *out),), expr=mixed), [x, y])
+
+
+def test_a_value_kept_in_an_output_is_not_read_once_the_output_is_written():
+    """Softmax and, behind it, a sum that needs its exp again."""
+    x, out, total = value("f32", 3, 20), value("f32", 3, 20), value("f32", 3)
+    e = apply("exp", load(0, "f32", at(0, 1)) - folded(0, 0, "f32"))
+    share = e / folded(1, 0, "f32")
+    stages = ((g.Fold("max", load(0, "f32", at(0, 1))),), (g.Fold("sum", e),), (g.Store(0, at(0, 1), share), g.Fold("sum", e * share)),
+              (g.Fold("sum", e * 2.0),), (g.Store(1, at(0), folded(2, 1, "f32") + folded(3, 0, "f32")),))
+    check(g.Nest((x,), (out, total), ranges=(3, 20), over=frozenset({1}), stages=stages), [random("f32", (3, 20))])

@@ -63,7 +63,8 @@ def rows() -> list[Row]:
     for schema in defs.get_all_schemas_with_history():
         schemas.setdefault((schema.domain, schema.name), {})[schema.since_version] = schema
     for key in registry.DEFINITIONS:
-        schemas.setdefault(key, {})
+        if key[0] != registry.INTERNAL:
+            schemas.setdefault(key, {})
     return [_row(*key, known) for key, known in sorted(schemas.items())]
 
 

@@ -51,12 +51,13 @@ def _kept(nest: g.Nest, store: g.Store, stage: int, e: Expr) -> g.Nest:
 
     def change(root: Expr) -> Expr:
         return rewrite((root,), lambda x: again if x is e else x)[0]
-    stages = []
+    stages, overwritten = [], False
     for s, actions in enumerate(nest.stages):
         if s == stage:
             actions = (*actions, g.Store(store.output, store.indices, e))
-        elif s > stage:
-            last = sorted(actions, key=lambda a: a is store)
-            actions = tuple(replace(a, expr=change(a.expr)) for a in last)
+        elif s > stage and not overwritten:
+            overwritten = store in actions
+            last = actions.index(store) if overwritten else len(actions)
+            actions = tuple(replace(a, expr=change(a.expr)) if k <= last else a for k, a in enumerate(actions))
         stages.append(actions)
     return g.Nest((*nest.inputs, out), nest.outputs, ranges=nest.ranges, over=nest.over, stages=tuple(stages), origins=nest.origins)

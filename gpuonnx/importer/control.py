@@ -31,7 +31,7 @@ def body(frame: Frame, name: str, graph: onnx.GraphProto, given: Sequence[InputI
         t = frame.scope.get(outer)
         if t is None:
             raise ModelError(f"{name} captures {outer!r}, which nothing makes")
-        if t.value in t.builder.constants:
+        if t.value in t.builder.constants and t.value not in frame.varied:
             constants[outer] = t.builder.constants[t.value]
         else:
             tensors.append(t)

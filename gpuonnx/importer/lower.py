@@ -11,7 +11,7 @@ import numpy as np
 from gpuonnx.errors import GpuOnnxError, ModelError, ShapeError, UnsupportedOp
 from gpuonnx.importer import control
 from gpuonnx.importer.kinds import check_inputs
-from gpuonnx.importer.procedure import Argument, Environment, InputInfo, Procedure, free_names, is_tensor
+from gpuonnx.importer.procedure import Argument, Environment, InputInfo, Procedure, free_names, is_tensor, read_names
 from gpuonnx.ir import graph as g
 from gpuonnx.ir.build import Builder, NeedsRun, Tensor
 from gpuonnx.ir.dims import Dim
@@ -33,13 +33,14 @@ class Lowered:
 @dataclass(frozen=True)
 class Frame:
     """Where nodes are being lowered: names in scope, opsets, attributes of the enclosing function call; whether a function
-    called here becomes a program of its own."""
+    called here becomes a program of its own; constants by which something is differentiated, which bodies take as inputs therefore."""
 
     scope: MutableMapping[str, Tensor | None]
     environment: Environment
     attributes: Mapping[str, Any] = field(default_factory=dict)
     prefix: str = ""
     apart: bool = False
+    varied: frozenset[g.Value] = frozenset()
 
 
 def lower(procedure: Procedure, arguments: Sequence[Argument]) -> Lowered:
@@ -49,7 +50,8 @@ def lower(procedure: Procedure, arguments: Sequence[Argument]) -> Lowered:
         inputs = [_input(owner, info, argument) for info, argument in zip(procedure.inputs, arguments, strict=True)]
         scope = _Constants(owner, procedure)
         scope.update({info.name: t for info, t in zip(procedure.inputs, inputs, strict=True)})
-        frame = Frame(scope, procedure.environment)
+        named = {n for node in procedure.nodes if node.op_type == "Gradient" for n in read_names(node)}
+        frame = Frame(scope, procedure.environment, varied=frozenset(scope[n].value for n in sorted(named & procedure.constants.keys())))
         for position, node in enumerate(procedure.nodes):
             mark = len(owner.nodes)
             try:
@@ -182,6 +184,8 @@ def _results(frame: Frame, node: onnx.NodeProto) -> Sequence[Tensor | None]:
     inputs = [frame.scope[n] if n else None for n in node.input]
     attributes = {a.name: v for a in node.attribute if (v := attribute(a, frame)) is not None}
     lowering = control.LOWERINGS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    if node.op_type == "Gradient":
+        from gpuonnx.importer import reverse, reverse_cells  # noqa: F401
     if lowering:
         return lowering(frame, node, inputs, attributes)
     opset = frame.environment.opsets.get(registry.ALIASES.get(node.domain, node.domain), 1)
@@ -230,14 +234,16 @@ def schema_function(node: onnx.NodeProto, opset: int, inputs: Sequence[Tensor | 
     if not defs.has(node.op_type, opset, domain):
         raise UnsupportedOp(f"{describe(node)}: {domain or 'ai.onnx'}.{node.op_type} is in no opset <= {opset}")
     schema: Any = defs.get_schema(node.op_type, opset, domain)
+    function = onnx.FunctionProto()
     if schema.has_function:
-        return schema.function_body
+        function.CopyFrom(schema.function_body)
+        function.attribute_proto.extend(a.default_value for a in schema.attributes.values() if a.default_value.type)
+        return function
     if not schema.has_context_dependent_function:
         raise UnsupportedOp(f"{describe(node)}: no definition of {domain or 'ai.onnx'}.{node.op_type}, opset {opset}")
     kinds = [type_proto(t).SerializeToString() for t in inputs]
     best = max(v for v in schema.context_dependent_function_opset_versions if v <= max(opset, schema.since_version))
     body = schema.get_context_dependent_function_with_opset_version(best, node.SerializeToString(), kinds)
-    function = onnx.FunctionProto()
     function.ParseFromString(body)
     return function
 
@@ -268,7 +274,7 @@ def call_function(frame: Frame, function: Any, node: onnx.NodeProto, inputs: Seq
     defaults = {a.name: attribute(a, frame) for a in getattr(function, "attribute_proto", ())}
     opsets = {registry.ALIASES.get(o.domain, o.domain): o.version for o in function.opset_import} or frame.environment.opsets
     inner = Frame(scope, replace(frame.environment, opsets={**frame.environment.opsets, **opsets}), {**defaults, **attributes},
-                  f"{frame.prefix or describe(node)}/{node.op_type}" if frame.prefix else builder().origin)
+                  f"{frame.prefix or describe(node)}/{node.op_type}" if frame.prefix else builder().origin, varied=frame.varied)
     if frame.apart:
         return list(control.apart(inner, function.name, function, padded, inner.attributes)[:len(node.output)])
     for step in function.node:

@@ -30,6 +30,26 @@ def _power(g: Expr, y: Expr, a: Expr, b: Expr) -> Adjoints:
     return base, exponent
 
 
+ASYMPTOTIC = (-1 / 12, 1 / 120, -1 / 252, 1 / 240, -1 / 132, 691 / 32760, -1 / 12)
+"""Of digamma, behind log x - 1 / 2x, by 1 / x**2 (Abramowitz and Stegun 6.3.18)."""
+
+
+def _digamma(x: Expr) -> Expr:
+    """The slope of lgamma: from the asymptotic series at x + 10, below 0 by reflection (6.3.5, 6.3.7)."""
+    positive = apply("greater", x, 0)
+    base = apply("where", positive, x, 1 - x)
+    shifted = base + 10
+    square = 1 / (shifted * shifted)
+    series = const(0, x.dtype)
+    for factor in reversed(ASYMPTOTIC):
+        series = (series + factor) * square
+    value = apply("log", shifted) - 0.5 / shifted + series
+    for step in range(10):
+        value = value - 1 / (base + step)
+    inside = apply("where", positive, const(0.25, x.dtype), x)
+    return apply("where", positive, value, value - math.pi / apply("tan", inside * math.pi))
+
+
 RULES: dict[str, Callable[..., Adjoints]] = {
     "add": lambda g, y, a, b: (g, g),
     "sub": lambda g, y, a, b: (g, -g),
@@ -72,10 +92,14 @@ RULES: dict[str, Callable[..., Adjoints]] = {
     "acosh": lambda g, y, a: (g / apply("sqrt", a * a - 1),),
     "atanh": lambda g, y, a: (g / (1 - a * a),),
     "erf": lambda g, y, a: (g * apply("exp", -(a * a)) * (2 / math.sqrt(math.pi)),),
+    "lgamma": lambda g, y, a: (g * _digamma(a),),
     "sigmoid": lambda g, y, a: (g * y * (1 - y),),
 }
 FLAT = frozenset(("floordiv", "sign", "floor", "ceil", "trunc", "rint"))
 """Slope 0 wherever there is one."""
+UNBOUNDED = frozenset(("mul", "div", "pow", "reciprocal", "sqrt", "rsqrt", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "asin", "acos",
+                       "acosh", "atanh", "tan", "sinh", "cosh", "lgamma"))
+"""Slopes that may be infinite, or that no number is, where the value of the function counts for nothing."""
 
 
 def differentiable(e: Expr) -> bool:
@@ -111,7 +135,16 @@ def _parts(e: Expr, g: Expr) -> Adjoints:
     rule = RULES.get(e.op)
     if rule is None:
         raise UnsupportedOp(f"there is no derivative of {e.op}")
-    return rule(g, e, *e.args)
+    parts = rule(g, e, *e.args)
+    if e.op not in UNBOUNDED or e.op in ("mul", "div") and e.args[1].op == "const":
+        return parts
+    return tuple(None if part is None else _nothing_stays_nothing(g, part) for part in parts)
+
+
+def _nothing_stays_nothing(g: Expr, part: Expr) -> Expr:
+    """0 instead of 0 * infinity: what a choice left out has no part in the slope."""
+    lost = apply("and", apply("equal", g, 0), apply("isnan", part))
+    return apply("where", lost, const(0, part.dtype), part)
 
 
 def _conditions(root: Expr, order: list[Expr]) -> dict[Expr, Any]:

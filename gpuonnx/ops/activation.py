@@ -50,7 +50,7 @@ def selu_1(x: Tensor, *, alpha: float = 1.6732, gamma: float = 1.0507) -> Tensor
 
 @op("Celu", since=12)
 def celu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
-    return pointwise(lambda v: maximum(v, 0) + minimum(expm1(v / alpha) * alpha, 0), x)
+    return pointwise(lambda v: maximum(v, 0) + minimum(const(0, v.dtype), expm1(v / alpha) * alpha), x)
 
 
 @op("HardSigmoid", since=1)
@@ -64,8 +64,8 @@ def hard_swish(x: Tensor) -> Tensor:
 
 
 def softplus_of(v: Expr) -> Expr:
-    """log(exp(v) + 1) without overflow."""
-    return maximum(v, 0) + log1p(exp(-absolute(v)))
+    """log(exp(v) + 1) without overflow; the corners at 0 are written so that the slopes taken there add up to 1 / 2."""
+    return maximum(v, 0) + log1p(exp(minimum(-v, v)))
 
 
 @op("Softplus", since=1)

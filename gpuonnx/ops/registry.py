@@ -23,6 +23,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 Const = np.ndarray
 Dims = list[Dim]
 RESERVED = ("outputs", "opset", "scope")
+INTERNAL = "gpuonnx"
+"""The domain of operators that only bodies of our own making have."""
 INERT = frozenset({"consumed_inputs"})
 
 

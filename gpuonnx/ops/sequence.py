@@ -7,7 +7,7 @@ from typing import Any
 from gpuonnx.errors import ModelError, ShapeError
 from gpuonnx.ir.build import Spec, Tensor, concat, constant, host
 from gpuonnx.ir.types import BY_ONNX
-from gpuonnx.ops.registry import op
+from gpuonnx.ops.registry import INTERNAL, op
 from gpuonnx.ops.shape import split
 
 WHY = "sequences and optionals are Python lists"
@@ -68,6 +68,19 @@ def sequence_insert(x: Tensor, element: Tensor, position: Tensor | None = None) 
         at = len(known) if position is None else place(position, len(known))
         known = None if at is None else known[:checked(at, len(known) + 1, x)] + [element] + known[at:]
     return sequence("sequence_insert", x, element, position, dtype=x.dtype, elements=known)
+
+
+@op("Push", domain=INTERNAL)
+def push(x: Tensor, element: Tensor) -> Tensor:
+    return sequence("sequence_insert", x, element, None, dtype=x.dtype)
+
+
+@op("Element", domain=INTERNAL)
+def element(x: Tensor, number: Tensor, *, rank: int) -> Tensor:
+    """The element at -1 - number, a tensor of known rank."""
+    shape: Any = (None,) * rank
+    made: Tensor = host("sequence_at", x, -1 - number, out=Spec(inner(x.dtype), shape), why=WHY)
+    return made
 
 
 @op("SequenceErase", since=11)
