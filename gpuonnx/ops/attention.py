@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from gpuonnx.errors import ModelError
 from gpuonnx.ir import dims as d
-from gpuonnx.ir.build import Tensor, broadcast_at, builder, concat, dim, from_end, full, size_scalar, tensor_map
+from gpuonnx.ir.build import Spec, Tensor, broadcast_at, builder, call, concat, dim, from_end, full, size_scalar, tensor_map
 from gpuonnx.ir.dims import Dim
 from gpuonnx.ir.expr import Expr, cast, const, guard, substitute
 from gpuonnx.ir.formula import equal, exp, less, less_equal, rsqrt, select, sigmoid, tanh
@@ -226,3 +226,33 @@ def causal_conv_with_state(x: Tensor, weight: Tensor, bias: Tensor | None = None
     return y, joined.slice(2, x.shape[2], before)
 
 
+
+
+RULES = {"linear": (False, False), "gated": (True, False), "delta": (False, True), "gated_delta": (True, True)}
+
+
+@op("LinearAttention", since=27)
+def linear_attention(query: Tensor, key: Tensor, value: Tensor, past_state: Tensor | None = None, decay: Tensor | None = None,
+                     beta: Tensor | None = None, *, chunk_size: int = 64, kv_num_heads: int, q_num_heads: int, scale: float = 0.0,
+                     update_rule: str = "gated_delta") -> tuple[Tensor, Tensor]:
+    """[B, T, heads * size] each: a state [B, N, K, E] that is read and written at every t, in float32; also gives the last state."""
+    if update_rule not in RULES:
+        raise ModelError(f"{builder().origin}: update_rule {update_rule!r} is none of {', '.join(RULES)}")
+    for name, t, wanted in zip(("decay", "beta"), (decay, beta), RULES[update_rule], strict=True):
+        if (t is not None) != wanted:
+            raise ModelError(f"{builder().origin}: update_rule {update_rule!r} {'needs' if wanted else 'takes no'} {name}")
+    if q_num_heads < 1 or kv_num_heads < 1 or q_num_heads % kv_num_heads:
+        raise ModelError(f"{builder().origin}: {q_num_heads} query heads are no multiple of {kv_num_heads} heads of keys and values")
+    q, (k, v) = unpacked(query, q_num_heads).wide(), (unpacked(t, kv_num_heads).wide() for t in (key, value))
+    meet = builder().meet
+    batch, length, size = meet(meet(q.shape[0], k.shape[0]), v.shape[0]), meet(meet(q.shape[2], k.shape[2]), v.shape[2]), meet(q.shape[3], k.shape[3])
+    state = (batch, kv_num_heads, size, v.shape[3])
+    if past_state is not None:
+        for have, want in zip(past_state.shape, state, strict=True):
+            meet(have, want)
+    factors = None if decay is None else exp(unpacked(decay, kv_num_heads).wide()).expand((batch, kv_num_heads, length, size))
+    rates = None if beta is None else beta.wide().transpose([0, 2, 1]).expand((batch, kv_num_heads, length))
+    y, present = call("linear_attention", q, k, v, None if past_state is None else past_state.wide(), factors, rates,
+                      out=[Spec("f32", (batch, length, q_num_heads, v.shape[3])), Spec("f32", state)])
+    y = (y * (scale or root_scale(size, "f32"))).cast(query.dtype)
+    return y.reshape(batch, length, y.shape[2] * y.shape[3]), present.cast((past_state or query).dtype)
