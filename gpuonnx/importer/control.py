@@ -293,7 +293,7 @@ def lower_sequence_map(frame: Frame, node: onnx.NodeProto, inputs: Sequence[Tens
         rows = []
         for k in range(count):
             given = {i.name: t if found is None else found[k] for i, found, t in zip(graph.input, lists, present, strict=True)}
-            rows.append(inline(_within(frame, given), graph))
+            rows.append(inline(frame, graph, given))
         return [sequence_construct(*column) for column in zip(*rows, strict=True)]
     wrapped, scope = _map_body(frame, graph, present)
     state = [sequence("sequence_construct", dtype=f"seq({input_info(o).dtype})") for o in graph.output]
