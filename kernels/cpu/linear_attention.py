@@ -37,7 +37,8 @@ def blocks(call: Spec, columns: int) -> Dim:
     """How many groups of columns there are in all states."""
     v = call.inputs[2]
     assert v is not None
-    return v.shape[0] * v.shape[1] * floordiv(v.shape[3] + columns - 1, columns)
+    found: Dim = v.shape[0] * v.shape[1] * floordiv(v.shape[3] + columns - 1, columns)
+    return found
 
 
 def build(call: Spec) -> Build:
