@@ -69,13 +69,13 @@ def rows() -> list[Row]:
 
 def _row(domain: str, name: str, schemas: dict[int, Any]) -> Row:
     from gpuonnx.cli.reach import Reach, has_body
-    from gpuonnx.importer.control import LOWERINGS
+    from gpuonnx.importer.lower import LOWERINGS
     from gpuonnx.ops import registry
     defined = registry.DEFINITIONS.get((domain, name), [])
     reaches = list(_reaches(domain, name, schemas))
     kernels = tuple(sorted({k for r in reaches for k in r.kernels}))
     found = Reach(kernels, any(r.python for r in reaches), bool(reaches) and all(r.fused for r in reaches), any(r.launches for r in reaches))
-    control = domain == "" and name in LOWERINGS
+    control = (domain, name) in LOWERINGS
     inline = any(s.has_function or s.has_context_dependent_function for s in schemas.values())
     only_python = found.python and not (found.fused or found.launches)
     how = ("control flow" if control else "Python on the host" if defined and only_python else "definition" if defined

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuonnx.errors import GpuOnnxError, ModelError, ShapeError, UnsupportedOp
-from gpuonnx.importer import control
+from gpuonnx.importer import control, generate
 from gpuonnx.importer.kinds import check_inputs
 from gpuonnx.importer.procedure import Argument, Environment, InputInfo, Procedure, free_names, is_tensor
 from gpuonnx.ir import graph as g
@@ -19,6 +19,8 @@ from gpuonnx.ops import registry
 
 if TYPE_CHECKING:
     import onnx
+
+LOWERINGS = control.LOWERINGS | generate.LOWERINGS
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ def _results(frame: Frame, node: onnx.NodeProto) -> Sequence[Tensor | None]:
         raise ModelError(f"{describe(node)} reads {missing[0]!r}, which nothing makes")
     inputs = [frame.scope[n] if n else None for n in node.input]
     attributes = {a.name: v for a in node.attribute if (v := attribute(a, frame)) is not None}
-    lowering = control.LOWERINGS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    lowering = LOWERINGS.get((registry.ALIASES.get(node.domain, node.domain), node.op_type))
     if lowering:
         return lowering(frame, node, inputs, attributes)
     opset = frame.environment.opsets.get(registry.ALIASES.get(node.domain, node.domain), 1)
