@@ -5,6 +5,7 @@ padding. A body of importer/generate.py calls these by their names in SEARCH.
 """
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gpuonnx.ir.build import Tensor, builder, concat, dim, full, tensor_map, tensor_prefix, tensor_scatter
@@ -165,12 +166,14 @@ def beam_step(logits: Tensor, sequences: Tensor, length: Tensor, sums: Tensor, k
     chosen = tensor_scatter(full((batch, beams * 2 + 1), 0, "i64"), places.shape, lambda b, c: [
         b, select(ended.at(b, c), dim(beams * 2), cast(before.at(b, c), "ix"))], lambda b, c: cast(c, "i64"))
 
-    def of_chosen(t: Tensor, otherwise: int) -> Tensor:
-        """t[B, 2 K] of the beams that go on, as [B, K]."""
+    def of_chosen(t: Tensor, otherwise: Callable[[Expr], Expr]) -> Tensor:
+        """t[B, 2 K] of the beams that go on, as [B, K]; otherwise(row) where there is nothing to do."""
         return tensor_map((batch, beams), t.dtype, lambda b, k: select(
-            done.at(b), const(otherwise, compute(t.dtype)), t.at(b, cast(chosen.at(b, k), "ix"))))
+            done.at(b), otherwise(b * dim(beams) + k), t.at(b, cast(chosen.at(b, k), "ix"))))
     words = tensor_map(places.shape, "i32", lambda b, c: cast(cast(places.at(b, c), "ix") % dim(size), "i32"))
-    ids, origin = of_chosen(words, pad_token_id).reshape(batch * beams, 1), of_chosen(rows, 0).reshape(batch * beams)
+    ids = of_chosen(words, lambda _: const(pad_token_id, "i32")).reshape(batch * beams, 1)
+    origin = of_chosen(rows, lambda r: cast(r, "i64")).reshape(batch * beams)
+    sums = of_chosen(values, lambda _: const(0.0, "f32"))
     finished = by_length(values, length, length_penalty).slice(1, 0, beams)
     finished = tensor_map(finished.shape, "f32", lambda b, c: select(
         both(ended.at(b, c), apply("not", done.at(b))), finished.at(b, c), const(NONE, "f32")))
@@ -186,7 +189,7 @@ def beam_step(logits: Tensor, sequences: Tensor, length: Tensor, sums: Tensor, k
     longer = tensor_map(sequences.shape, sequences.dtype, lambda r, m: select(
         equal(m, at_length(length)), ids.at(r, dim(0)), sequences.at(cast(origin.at(r), "ix"), m)))
     moved = [of_rows(t, origin) for t in presents]
-    return (~stopped.fold("all", 0), ids, *following(positions, mask), longer, length + 1, of_chosen(values, 0), kept.scores, kept.words, stopped,
+    return (~stopped.fold("all", 0), ids, *following(positions, mask), longer, length + 1, sums, kept.scores, kept.words, stopped,
             scores, *moved)
 
 
