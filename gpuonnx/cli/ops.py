@@ -53,17 +53,20 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def rows() -> list[Row]:
-    """Every operator of the standard, and those declared with `@op` beside it."""
+    """Every operator of the standard, and those declared with `@op` or lowered as control flow beside it."""
     from onnx import defs
 
+    from gpuonnx.importer.lower import LOWERINGS
     from gpuonnx.ops import registry
+    from gpuonnx.ops.search_steps import SEARCH
     registry.load_all()
     schemas: dict[tuple[str, str], dict[int, Any]] = {}
     schema: Any
     for schema in defs.get_all_schemas_with_history():
         schemas.setdefault((schema.domain, schema.name), {})[schema.since_version] = schema
-    for key in registry.DEFINITIONS:
-        schemas.setdefault(key, {})
+    for key in (*registry.DEFINITIONS, *LOWERINGS):
+        if key[0] != SEARCH:
+            schemas.setdefault(key, {})
     return [_row(*key, known) for key, known in sorted(schemas.items())]
 
 
