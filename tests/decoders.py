@@ -113,3 +113,75 @@ def search(op_type: str, feeds: dict[str, np.ndarray], graph: onnx.GraphProto | 
     made = [helper.make_tensor_value_info(o, 6 if o == "sequences" else 1, None) for o in OUTPUTS[:outputs]]
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
     return helper.make_model(helper.make_graph([node], "g", inputs, made), opset_imports=opsets, ir_version=9)
+
+
+ATTEND = """
+  qL = MatMul (xL, wqL)
+  qrL = Reshape (qL, heads)
+  qhL = Transpose <perm = [0, 2, 1, 3]> (qrL)
+  ktL = Transpose <perm = [0, 1, 3, 2]> (KEYS)
+  sL = MatMul (qhL, ktL)
+  tL = Add (sL, BIAS)
+  pL = Softmax (tL)
+  oL = MatMul (pL, VALUES)
+  otL = Transpose <perm = [0, 2, 1, 3]> (oL)
+  ofL = Reshape (otL, flat)
+  xN = Add (xL, ofL)
+"""
+SPLIT = """
+  kL = MatMul (FROM, wkL)
+  vL = MatMul (FROM, wvL)
+  krL = Reshape (kL, heads)
+  vrL = Reshape (vL, heads)
+  NEWKEYS = Transpose <perm = [0, 2, 1, 3]> (krL)
+  NEWVALUES = Transpose <perm = [0, 2, 1, 3]> (vrL)
+"""
+
+
+def filled(text: str, label: str, after: str = "", **parts: str) -> str:
+    for key, value in parts.items():
+        text = text.replace(key, value)
+    for end in " ,)":
+        text = text.replace("L" + end, label + end)
+    return text.replace("xN", "x" + after)
+
+
+def translator(vocabulary: int = 20, seed: int = 0, eos_bias: float = 0.0, whole: bool = False) -> tuple[onnx.GraphProto, onnx.GraphProto]:
+    """An encoder of one layer and a decoder of one; `whole`: the encoder runs the decoder for its first word too."""
+    rng = np.random.default_rng(seed)
+    weights: dict[str, Any] = {
+        "word_table": rng.standard_normal((vocabulary, WIDTH)).astype(np.float32) * 1.5, "one": np.float32(1), "low": np.float32(-1e4), "zero": np.float32(0),
+        "axes12": np.array([1, 2]), "heads": np.array([0, 0, HEADS, SIZE]), "flat": np.array([0, 0, WIDTH]),
+        "out": rng.standard_normal((WIDTH, vocabulary)).astype(np.float32), "bias": np.where(np.arange(vocabulary) == 1, eos_bias, 0).astype(np.float32)}
+    weights |= {f"w{part}{k}": (rng.standard_normal((WIDTH, WIDTH)) * 0.7).astype(np.float32) for part in "qkv" for k in "esc"}
+    mask = """seen = Cast <to = 1> (encoder_attention_mask) unseen = Sub (one, seen) unseen_low = Mul (unseen, low)
+        unseen_bias = Unsqueeze (unseen_low, axes12)"""
+    encoder = "xe = Gather (word_table, encoder_input_ids) " + mask + filled(SPLIT, "e", FROM="xe", NEWKEYS="keys_e", NEWVALUES="values_e")
+    encoder += filled(ATTEND, "e", "h", KEYS="keys_e", BIAS="unseen_bias", VALUES="values_e") + "encoder_hidden_states = Tanh (xh)"
+    encoder += filled(SPLIT, "c", FROM="encoder_hidden_states", NEWKEYS="present_key_cross_0", NEWVALUES="present_value_cross_0")
+    says = "xs = Gather (word_table, WORDS) " + filled(SPLIT, "s", FROM="xs", NEWKEYS="new_keys", NEWVALUES="new_values") + "JOINED"
+    says += filled(ATTEND, "s", "c", KEYS="present_key_self_0", BIAS="zero", VALUES="present_value_self_0")
+    says += filled(ATTEND, "c", "o", KEYS="CROSSKEYS", BIAS="unseen_bias", VALUES="CROSSVALUES")
+    says += "bent = Tanh (xo) plain = MatMul (bent, out) logits = Add (plain, bias)"
+
+    def kept(names: str, columns: str) -> list[str]:
+        return [f"float[b, {HEADS}, {columns}, {SIZE}] {n}" for n in names.split()]
+    cross, own = kept("present_key_cross_0 present_value_cross_0", "s"), kept("present_key_self_0 present_value_self_0", "t")
+    reads, gives = ["int32[b, s] encoder_input_ids", "int32[b, s] encoder_attention_mask"], cross
+    if whole:
+        reads.append("int32[b, one_word] decoder_input_ids")
+        gives = [f"float[b, one_word, {vocabulary}] logits", f"float[b, s, {WIDTH}] encoder_hidden_states", *own, *cross]
+        encoder += filled(says, "", WORDS="decoder_input_ids", JOINED="present_key_self_0 = Identity (new_keys) present_value_self_0 = Identity (new_values)",
+                          CROSSKEYS="present_key_cross_0", CROSSVALUES="present_value_cross_0")
+    joined = """present_key_self_0 = Concat <axis = 2> (past_key_self_0, new_keys)
+        present_value_self_0 = Concat <axis = 2> (past_value_self_0, new_values)"""
+    pasts = kept("past_key_self_0 past_value_self_0", "p") + kept("past_key_cross_0 past_value_cross_0", "s")
+    decoder_reads = ["int32[b, 1] input_ids", "int32[b, s] encoder_attention_mask", *pasts]
+    says = mask + " " + filled(says, "", WORDS="input_ids", JOINED=joined, CROSSKEYS="past_key_cross_0", CROSSVALUES="past_value_cross_0")
+    graphs = []
+    for name, inputs, outputs, text in (("encoder", reads, gives, encoder), ("decoder", decoder_reads, [f"float[b, 1, {vocabulary}] logits", *own], says)):
+        graph = parser.parse_graph(f"{name} ({', '.join(inputs)}) => ({', '.join(outputs)}) {{ {text} }}")
+        used = {i for n in graph.node for i in n.input}
+        graph.initializer.extend(numpy_helper.from_array(np.asarray(w), key) for key, w in weights.items() if key in used)
+        graphs.append(graph)
+    return graphs[0], graphs[1]

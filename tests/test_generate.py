@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from decoders import HEADS, SIZE, counter, decoder, search
+from decoders import HEADS, SIZE, counter, decoder, search, translator
 from onnx import helper
 
 import gpuonnx
@@ -119,7 +119,7 @@ def without_sizes(graph: onnx.GraphProto) -> onnx.GraphProto:
     ("GreedySearch", renamed(decoder(), "position_ids", "spots"), {}, "decoder goes from input_ids, spots"),
     ("GreedySearch", renamed(decoder(), "present_1", "kept"), {}, "to logits, present_0, kept"),
     ("GreedySearch", decoder(), {"init_decoder": decoder(layers=1)}, "init_decoder has 1 presents, decoder 2"),
-    ("GreedySearch", without_sizes(decoder()), {}, "past_0 of decoder is declared as"),
+    ("GreedySearch", without_sizes(decoder()), {}, "past_0 is declared as"),
     ("BeamSearch", decoder(), {"model_type": 2}, "model_type 2"),
     ("GreedySearch", decoder(), {"vocab_size": 99}, "vocab_size must be at most 20"),
 ])
@@ -142,3 +142,34 @@ def test_required_inputs() -> None:
     model = search("BeamSearch", {"input_ids": IDS, "max_length": ints(6), "num_return_sequences": ints(1)}, decoder())
     with pytest.raises(ModelError, match="the_search.*the input num_beams is missing"):
         gpuonnx.load(model, device="cpu").run({"input_ids": IDS, "max_length": ints(6), "num_return_sequences": ints(1)})
+
+
+@pytest.mark.parametrize("device", ["cpu", "emulated-cuda"])
+def test_entries_behind_an_encoder_do_not_hang_on_each_other(device: str) -> None:
+    encoder, after = translator(seed=6, eos_bias=1.0)
+    feeds = {"input_ids": IDS, "max_length": ints(7), "num_beams": ints(3), "num_return_sequences": ints(2)}
+    model = search("BeamSearch", feeds, after, 2, encoder=encoder, model_type=1, decoder_start_token_id=2)
+    session = gpuonnx.load(model, device=device)
+    whole = session.run(feeds)
+    assert (whole["sequences"][:, :, 0] == 2).all() and whole["sequences"].shape == (2, 2, 7)
+    for b in range(2):
+        one = session.run(feeds | {"input_ids": IDS[b:b + 1]})
+        assert one["sequences"].tolist() == whole["sequences"][b:b + 1].tolist()
+        np.testing.assert_allclose(one["sequences_scores"], whole["sequences_scores"][b:b + 1], rtol=1e-4)
+
+
+def wider(graph: onnx.GraphProto) -> onnx.GraphProto:
+    graph.input[0].type.tensor_type.shape.dim[1].dim_param = "words"
+    return graph
+
+
+@pytest.mark.parametrize(("encoder", "after", "attributes", "text"), [
+    (*translator(), {}, "attribute decoder_start_token_id is missing"),
+    (translator()[0], wider(translator()[1]), {"decoder_start_token_id": 2}, r"\[batch, 1\] is expected"),
+    (renamed(translator()[0], "present_key_cross_0", "keys"), translator()[1], {"decoder_start_token_id": 2}, "decoder reads past_key_cross_0"),
+    (renamed(translator()[0], "encoder_input_ids", "text"), translator()[1], {"decoder_start_token_id": 2}, "encoder reads text"),
+])
+def test_what_is_no_translator(encoder: onnx.GraphProto, after: onnx.GraphProto, attributes: dict[str, Any], text: str) -> None:
+    feeds = {"input_ids": IDS, "max_length": ints(7), "num_beams": ints(3), "num_return_sequences": ints(2)}
+    with pytest.raises(ModelError, match=f"BeamSearch the_search.*{text}"):
+        gpuonnx.load(search("BeamSearch", feeds, after, encoder=encoder, model_type=1, **attributes), device="cpu").run(feeds)

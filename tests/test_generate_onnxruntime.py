@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from decoders import counter, decoder, search
+from decoders import counter, decoder, search, translator
 
 import gpuonnx
 
@@ -99,3 +99,24 @@ def test_beams(name: str, bias: float) -> None:
     whole, together = list(session.run(feeds).values())[:2]
     assert whole.tolist() == np.concatenate([e[0] for e in entries]).tolist()
     np.testing.assert_allclose(together, np.concatenate([e[1] for e in entries]), rtol=1e-4, atol=1e-5)
+
+
+def translation(more: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    neutral = {"length_penalty": number(1.0), "repetition_penalty": number(1.0), "vocab_mask": np.ones(VOCABULARY, np.int32),
+               "prefix_vocab_mask": np.ones((1, VOCABULARY), np.int32)}
+    return prompt(3, 1, 4) | {"max_length": ints(8), "num_beams": ints(3), "num_return_sequences": ints(2)} | neutral | more
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("bias", [-50.0, 2.0])
+@pytest.mark.parametrize("more", [{}, {"input_ids": ints(0, 6, 0, 0)[None]}, {"input_ids": ints(5, 6, 7, 8)[None], "attention_mask": ints(1, 0, 1, 1)[None]},
+                                  {"repetition_penalty": number(2.0), "min_length": ints(5), "num_beams": ints(4)}, {"max_length": ints(3)}])
+def test_beams_behind_an_encoder(more: dict[str, np.ndarray], bias: float, whole: bool) -> None:
+    encoder, after = translator(VOCABULARY, 5, bias, whole)
+    feeds = translation(more)
+    model = search("BeamSearch", feeds, after, 3, encoder=encoder, model_type=1, decoder_start_token_id=2)
+    (ours, theirs), (scores, their_scores), (every, their_every) = both(model, feeds)
+    steps = np.flatnonzero(every.any((1, 2, 3)))[-1] + 1
+    assert ours.dtype == theirs.dtype and ours.tolist() == theirs.tolist() and every.shape == their_every.shape
+    np.testing.assert_allclose(scores, their_scores, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(every[:steps], their_every[:steps], rtol=1e-4, atol=1e-3)

@@ -99,24 +99,25 @@ def last_scores(logits: Tensor, vocab_size: int) -> Tensor:
     return tensor_map((logits.shape[0], size), compute(logits.dtype), lambda r, v: logits.at(r, dim(logits.shape[1] - 1), v))
 
 
+@op("Following", domain=SEARCH)
 def following(positions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The positions [R, 1] of the words that come next, and the mask with them."""
+    """The positions [R, 1] of the words that come next, behind those at `positions`, and the mask [R, T] with them."""
     return positions + 1, concat([mask, full((mask.shape[0], 1), 1, mask.dtype)], 1)
 
 
 @op("GreedyStep", domain=SEARCH)
-def greedy_step(logits: Tensor, sequences: Tensor, length: Tensor, done: Tensor, positions: Tensor, mask: Tensor, min_length: Tensor | None = None,
+def greedy_step(logits: Tensor, sequences: Tensor, length: Tensor, done: Tensor, min_length: Tensor | None = None,
                 repetition_penalty: Tensor | None = None, vocab_mask: Tensor | None = None, prefix_vocab_mask: Tensor | None = None, *,
                 eos_token_id: int, no_repeat_ngram_size: int = 0, pad_token_id: int, vocab_size: int = -1) -> tuple[Tensor, ...]:
-    """The best word behind each sequence, whose last word stands at positions[R, 1]; padding behind those that have ended. Gives whether to go
-    on, the words [R, 1], their positions, the mask, the sequences, the length and which sequences have ended."""
+    """The best word behind each sequence, padding behind those that have ended. Gives whether to go on, the words [R, 1], the sequences, the
+    length and which sequences have ended."""
     words = Words(eos_token_id, no_repeat_ngram_size, min_length, repetition_penalty, vocab_mask)
     scores = words.scored(last_scores(logits, vocab_size), sequences, length, prefix_vocab_mask)
     best = scores.fold("argmax", 1)
     over = tensor_map(done.shape, "bool", lambda r: either(done.at(r), equal(best.at(r), eos_token_id)))
     ids = tensor_map((done.shape[0], 1), sequences.dtype, lambda r, _: select(over.at(r), const(pad_token_id, "i32"), cast(best.at(r), "i32")))
     longer = tensor_map(sequences.shape, sequences.dtype, lambda r, m: select(equal(m, at_length(length)), ids.at(r, dim(0)), sequences.at(r, m)))
-    return (~over.fold("all", 0), ids, *following(positions, mask), longer, length + 1, over)
+    return (~over.fold("all", 0), ids, longer, length + 1, over)
 
 
 @dataclass(frozen=True)
@@ -148,12 +149,12 @@ def by_length(scores: Tensor, length: Tensor, penalty: Tensor | None) -> Tensor:
 
 @op("BeamStep", domain=SEARCH)
 def beam_step(logits: Tensor, sequences: Tensor, length: Tensor, sums: Tensor, kept_scores: Tensor, kept_words: Tensor, done: Tensor,
-              positions: Tensor, mask: Tensor, length_penalty: Tensor | None, min_length: Tensor | None, repetition_penalty: Tensor | None,
+              length_penalty: Tensor | None, min_length: Tensor | None, repetition_penalty: Tensor | None,
               vocab_mask: Tensor | None, prefix_vocab_mask: Tensor | None, *presents: Tensor, early_stopping: int = 0, eos_token_id: int,
               no_repeat_ngram_size: int = 0, pad_token_id: int, vocab_size: int = -1) -> tuple[Tensor, ...]:
     """The K best words behind the K beams of each batch entry; where a beam ends it is kept, if it is among the K best that ended. sums[B, K]: log
     probabilities of the beams. presents have R as their second axis (the first, where rank 4) and follow the beams. Gives whether to go on, the
-    words [R, 1], positions, mask, sequences, length, sums, kept scores and words, done[B], all scores [B, K, V], presents."""
+    words [R, 1], sequences, length, sums, kept scores and words, done[B], all scores [B, K, V], presents."""
     batch, beams = sums.shape
     last = last_scores(logits, vocab_size)
     size = last.shape[1]
@@ -189,7 +190,7 @@ def beam_step(logits: Tensor, sequences: Tensor, length: Tensor, sums: Tensor, k
     longer = tensor_map(sequences.shape, sequences.dtype, lambda r, m: select(
         equal(m, at_length(length)), ids.at(r, dim(0)), sequences.at(cast(origin.at(r), "ix"), m)))
     moved = [of_rows(t, origin) for t in presents]
-    return (~stopped.fold("all", 0), ids, *following(positions, mask), longer, length + 1, sums, kept.scores, kept.words, stopped,
+    return (~stopped.fold("all", 0), ids, longer, length + 1, sums, kept.scores, kept.words, stopped,
             scores, *moved)
 
 
