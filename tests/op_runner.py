@@ -161,7 +161,7 @@ def cases_of(*modules: str, also: Sequence[str] = (), without: Callable[[str], b
     registry.load_all()
     where = {n: {d.function.__module__.rsplit(".", 1)[-1] for d in known} for (domain, n), known in registry.DEFINITIONS.items()}
     mine = {n for n, found in where.items() if found & set(modules)} | set(also)
-    known = set(where) | set(control.LOWERINGS) | set(also)
+    known = set(where) | {name for _, name in control.LOWERINGS} | set(also)
     found = []
     for case in official_cases():
         model = case.model if case.model is not None else onnx.load(os.path.join(case.model_dir, "model.onnx"))

@@ -241,3 +241,16 @@ def test_an_attribute_of_a_function_read_in_a_branch() -> None:
     session = gpuonnx.load(model)
     np.testing.assert_array_equal(session.run(np.float32([-1, 4]))["y"], np.float32([-0.5, 4]))
     np.testing.assert_array_equal(session.run(np.float32([-6, 4]))["y"], np.float32([6, -4]))
+
+
+def test_no_turn_of_a_loop_whose_scan_is_not_declared() -> None:
+    """Its rank is that of the body's lowering."""
+    model = onnx.parser.parse_model(HEADER + """
+    agraph (float[a, b] x, int64 trip) => (int64[3] y) {
+      scan = Loop (trip, ) <body = b (int64 i, bool c) => (bool d, s) { d = Identity (c) s = Add (x, x) }>
+      y = Shape (scan)
+    }""")
+    session = gpuonnx.load(model, device="cpu")
+    x = np.ones((2, 3), np.float32)
+    assert session.run({"x": x, "trip": np.array(0)})["y"].tolist() == [0, 0, 0]
+    assert session.run({"x": x, "trip": np.array(2)})["y"].tolist() == [2, 2, 3]

@@ -99,6 +99,9 @@ def kernels() -> dict[str, g.Node]:
         found[f"unique_{dtype}"] = g.Call((value(dtype, N, M),), (places, places, places, value("i64")), kernel="unique", attrs={"sorted": in_order})
     found["nms"] = g.Call((value("f32", 2, N, 4), value("f32", 2, 3, N), value("f32"), value("f32")), (value("i64", 2, 3, M),), kernel="nms",
                           attrs={"centred": 0})
+    found["linear_attention"] = g.Call(
+        (value("f32", 2, 4, N, M), value("f32", 2, 2, N, M), value("f32", 2, 2, N, K), value("f32", 2, 2, M, K), value("f32", 2, 2, N, M),
+         value("f32", 2, 2, N)), (value("f32", 2, N, 4, K), value("f32", 2, 2, M, K)), kernel="linear_attention")
     found["coupling"] = g.Call((value("f32", N, 6),), (value("f32", N, 4),), kernel="coupling")
     found["mersenne"] = g.Call((value("i64"),), (value("f64", N),), kernel="mersenne")
     for dtype in ("f32", "f64"):

@@ -144,3 +144,27 @@ def test_quantisation_along_an_axis(axis: int) -> None:
     (ours, theirs), = both("QuantizeLinear", [x, scales, zeros], 1, [2], axis=axis)
     assert np.abs(ours.astype(int) - theirs.astype(int)).max() <= 1 and ours.dtype == theirs.dtype
     close("DequantizeLinear", [codes(3, 3), scales, zeros], axis=axis)
+
+
+@pytest.mark.parametrize("block", [32, 64])
+@pytest.mark.parametrize("normalised", [0, 1])
+def test_experts_of_3_bits(block: int, normalised: int) -> None:
+    """Codes lie in two bytes; ONNX Runtime has them in halves only."""
+    def half(t: np.ndarray) -> np.ndarray:
+        return t.astype(np.float16)
+    scales = [half(np.abs(floats(4, n, 64 // block)) * 0.1 + 0.01) for n in (128, 64)]
+    inputs = [half(floats(6, 64)), half(floats(6, 4)), codes(4, 128, 24), scales[0], half(floats(4, 128)), codes(4, 64, 24), scales[1], half(floats(4, 64))]
+    ((ours, theirs),) = both("QMoE", inputs, 1, [10], k=2, expert_weight_bits=3, activation_type="swiglu", swiglu_fusion=1, weights_prepacked=0,
+                             block_size=block, normalize_routing_weights=normalised)
+    np.testing.assert_allclose(ours, theirs, rtol=2e-2, atol=2e-2)
+
+
+def test_gated_experts_bounded_after_their_activation() -> None:
+    """Which ONNX Runtime knows on GPUs only."""
+    x, router, first, second = floats(5, 8), floats(5, 1), floats(1, 32, 8), floats(1, 8, 16)
+    y = run_node("MoE", [x, router, first, np.zeros((1, 32), np.float32), second], activation_type="swiglu", swiglu_fusion=1, swiglu_limit=0.4, swiglu_limit_after_activation=1,
+                 activation_alpha=1.2, activation_beta=0.3, normalize_routing_weights=1)
+    hidden = x @ first[0].T
+    gate, value = hidden[:, ::2], np.clip(hidden[:, 1::2], -0.4, 0.4)
+    expected = np.minimum(gate / (1 + np.exp(-1.2 * gate)), 0.4) * (value + 0.3) @ second[0].T
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)

@@ -12,7 +12,7 @@ from gpuonnx.ops import registry
 from gpuonnx.ops.registry import Definition
 
 registry.load_all()
-STANDARD = ("", "ai.onnx.ml", "ai.onnx.preview.training")
+STANDARD = ("", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training")
 SCHEMAS: dict[tuple[str, str], list[Any]] = {}
 for _schema in defs.get_all_schemas_with_history():
     SCHEMAS.setdefault((_schema.domain, _schema.name), []).append(_schema)

@@ -53,30 +53,31 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def rows() -> list[Row]:
-    """Every operator of the standard, and those declared with `@op` beside it."""
+    """Every operator of the standard, and those declared with `@op` or lowered as control flow beside it."""
     from onnx import defs
 
+    from gpuonnx.importer.lower import LOWERINGS
     from gpuonnx.ops import registry
     registry.load_all()
     schemas: dict[tuple[str, str], dict[int, Any]] = {}
     schema: Any
     for schema in defs.get_all_schemas_with_history():
         schemas.setdefault((schema.domain, schema.name), {})[schema.since_version] = schema
-    for key in registry.DEFINITIONS:
-        if key[0] != registry.INTERNAL:
+    for key in (*registry.DEFINITIONS, *LOWERINGS):
+        if not key[0].startswith(registry.INTERNAL):
             schemas.setdefault(key, {})
     return [_row(*key, known) for key, known in sorted(schemas.items())]
 
 
 def _row(domain: str, name: str, schemas: dict[int, Any]) -> Row:
     from gpuonnx.cli.reach import Reach, has_body
-    from gpuonnx.importer.control import LOWERINGS
+    from gpuonnx.importer.lower import LOWERINGS
     from gpuonnx.ops import registry
     defined = registry.DEFINITIONS.get((domain, name), [])
     reaches = list(_reaches(domain, name, schemas))
     kernels = tuple(sorted({k for r in reaches for k in r.kernels}))
     found = Reach(kernels, any(r.python for r in reaches), bool(reaches) and all(r.fused for r in reaches), any(r.launches for r in reaches))
-    control = domain == "" and name in LOWERINGS
+    control = (domain, name) in LOWERINGS
     inline = any(s.has_function or s.has_context_dependent_function for s in schemas.values())
     only_python = found.python and not (found.fused or found.launches)
     how = ("control flow" if control else "Python on the host" if defined and only_python else "definition" if defined

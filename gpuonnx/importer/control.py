@@ -190,6 +190,10 @@ def loop(frame: Frame, graph: onnx.GraphProto, trip: Tensor | None, condition: T
         if joined == types:
             break
         types = joined
+    if found is not None:
+        known = [InputInfo(o.name, dtype, None if shape is None else tuple(s if isinstance(s, int) else None for s in shape))
+                 for o, (dtype, shape) in zip(graph.output, found, strict=True)]
+        procedure = replace(procedure, output_infos=tuple(known))
     scans = [(dtype, None if shape is None else (None, *shape)) for dtype, shape in results[1 + len(state):]]
     outputs = made([*types, *scans], "loop")
     values = tuple(t.value for t in (trip, condition, *state, *captures) if t is not None)
@@ -262,7 +266,7 @@ def _scan_body(frame: Frame, graph: onnx.GraphProto, state: int, scanned: Sequen
     wrapped.output.add(name=condition + ".out")
     wrapped.output[0].type.tensor_type.elem_type = 9
     wrapped.output.extend(graph.output)
-    return wrapped, _within(frame, scope)
+    return wrapped, within(frame, scope)
 
 
 def scan_8(frame: Frame, inputs: Sequence[Tensor | None], attributes: Mapping[str, Any]) -> Results:
@@ -293,14 +297,14 @@ def lower_sequence_map(frame: Frame, node: onnx.NodeProto, inputs: Sequence[Tens
         rows = []
         for k in range(count):
             given = {i.name: t if found is None else found[k] for i, found, t in zip(graph.input, lists, present, strict=True)}
-            rows.append(inline(_within(frame, given), graph))
+            rows.append(inline(frame, graph, given))
         return [sequence_construct(*column) for column in zip(*rows, strict=True)]
     wrapped, scope = _map_body(frame, graph, present)
     state = [sequence("sequence_construct", dtype=f"seq({input_info(o).dtype})") for o in graph.output]
     return loop(scope, wrapped, sequence_length(present[0]), None, state)
 
 
-def _within(frame: Frame, names: Mapping[str, Tensor]) -> Frame:
+def within(frame: Frame, names: Mapping[str, Tensor]) -> Frame:
     """The frame with more names in scope."""
     return replace(frame, scope=ChainMap(dict(names), frame.scope))
 
@@ -327,8 +331,10 @@ def _map_body(frame: Frame, graph: onnx.GraphProto, inputs: Sequence[Tensor]) ->
         wrapped.node.append(onnx.helper.make_node("SequenceInsert", [f"gpuonnx.map.made.{k}", info.name], [f"gpuonnx.map.out.{k}"]))
         wrapped.output.add(name=f"gpuonnx.map.out.{k}")
         wrapped.output[k + 1].type.sequence_type.elem_type.CopyFrom(info.type)
-    return wrapped, _within(frame, outer)
+    return wrapped, within(frame, outer)
 
 
-LOWERINGS: dict[str, Callable[..., Results]] = {"If": lower_if, "Loop": lower_loop, "Scan": lower_scan, "SequenceMap": lower_sequence_map}
+Lowering = Callable[..., Results]
+LOWERINGS: dict[tuple[str, str], Lowering] = {("", "If"): lower_if, ("", "Loop"): lower_loop, ("", "Scan"): lower_scan,
+                                              ("", "SequenceMap"): lower_sequence_map}
 __all__ = ["LOWERINGS", "body", "constant", "type_name"]

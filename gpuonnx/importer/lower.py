@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuonnx.errors import GpuOnnxError, ModelError, ShapeError, UnsupportedOp
-from gpuonnx.importer import control
+from gpuonnx.importer import control, generate
 from gpuonnx.importer.kinds import check_inputs
 from gpuonnx.importer.procedure import Argument, Environment, InputInfo, Procedure, free_names, is_tensor, read_names
 from gpuonnx.ir import graph as g
@@ -19,6 +19,8 @@ from gpuonnx.ops import registry
 
 if TYPE_CHECKING:
     import onnx
+
+LOWERINGS = control.LOWERINGS | generate.LOWERINGS
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ def _results(frame: Frame, node: onnx.NodeProto) -> Sequence[Tensor | None]:
         raise ModelError(f"{describe(node)} reads {missing[0]!r}, which nothing makes")
     inputs = [frame.scope[n] if n else None for n in node.input]
     attributes = {a.name: v for a in node.attribute if (v := attribute(a, frame)) is not None}
-    lowering = control.LOWERINGS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    lowering = LOWERINGS.get((registry.ALIASES.get(node.domain, node.domain), node.op_type))
     if node.op_type == "Gradient":
         from gpuonnx.importer import reverse, reverse_cells  # noqa: F401
     if lowering:
@@ -204,7 +206,8 @@ def _results(frame: Frame, node: onnx.NodeProto) -> Sequence[Tensor | None]:
         if any(t is not None for t in inputs[limit:]):
             raise ModelError(f"{describe(node)} (opset {opset}) takes {limit} inputs, here {len(inputs)}")
         inputs = inputs[:limit]
-    return definition(inputs, attributes, len(node.output), opset, frame.scope)
+    graphs = {a.name: bodied(frame, a.name, attributes[a.name]) for a in node.attribute if a.name in attributes and a.type == a.GRAPH}
+    return definition(inputs, {**attributes, **graphs}, len(node.output), opset, frame.scope)
 
 
 def attribute(proto: onnx.AttributeProto, frame: Frame) -> Any:
@@ -284,10 +287,19 @@ def call_function(frame: Frame, function: Any, node: onnx.NodeProto, inputs: Seq
     return [scope.get(name) for name in function.output[:len(node.output)]]
 
 
-def inline(frame: Frame, graph: onnx.GraphProto) -> list[Tensor]:
-    """Lower a sub-graph whose path is known, in the enclosing scope."""
+def bodied(frame: Frame, name: str, graph: onnx.GraphProto) -> registry.Body:
+    """A sub-graph as a definition sees it."""
+    def run(*given: Tensor) -> list[Tensor]:
+        if len(given) != len(graph.input):
+            raise ModelError(f"{name} takes {len(graph.input)} inputs; {len(given)} are given to it")
+        return inline(frame, graph, {i.name: t for i, t in zip(graph.input, given, strict=True)})
+    return run
+
+
+def inline(frame: Frame, graph: onnx.GraphProto, given: Mapping[str, Tensor] | None = None) -> list[Tensor]:
+    """Lower a sub-graph whose path is known, in the enclosing scope; `given`: its inputs."""
     from gpuonnx.ir.build import builder
-    scope: ChainMap[str, Any] = ChainMap({}, frame.scope)
+    scope: ChainMap[str, Any] = ChainMap(dict(given or {}), frame.scope)
     for tensor in graph.initializer:
         scope[tensor.name] = builder().constant(frame.environment.array(tensor), tensor.name)
     inner = replace(frame, scope=scope)

@@ -4,8 +4,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gpuonnx.errors import UnsupportedOp
-from gpuonnx.importer.control import LOWERINGS
 from gpuonnx.importer.load import LoadedModel
+from gpuonnx.importer.lower import LOWERINGS
 from gpuonnx.importer.procedure import Environment, Procedure
 from gpuonnx.ops import registry
 
@@ -45,7 +45,7 @@ def _scan(nodes: Any, environment: Environment, missing: dict[tuple[str, str, in
 
 def _known(node: onnx.NodeProto, environment: Environment) -> bool:
     domain = registry.ALIASES.get(node.domain, node.domain)
-    if domain == "" and node.op_type in LOWERINGS or (node.domain, node.op_type) in environment.functions:
+    if (domain, node.op_type) in LOWERINGS or (node.domain, node.op_type) in environment.functions:
         return True
     opset = environment.opsets.get(domain, 1)
     if registry.find(domain, node.op_type, opset) is not None:

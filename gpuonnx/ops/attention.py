@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 from gpuonnx.errors import ModelError
 from gpuonnx.ir import dims as d
-from gpuonnx.ir.build import Tensor, broadcast_at, builder, concat, dim, from_end, full, size_scalar, tensor_map
+from gpuonnx.ir.build import Spec, Tensor, broadcast_at, builder, call, concat, dim, from_end, full, size_scalar, tensor_map
 from gpuonnx.ir.dims import Dim
 from gpuonnx.ir.expr import Expr, cast, const, guard, substitute
 from gpuonnx.ir.formula import equal, exp, less, less_equal, rsqrt, select, sigmoid, tanh
 from gpuonnx.ir.types import BY_ONNX, compute
 from gpuonnx.ops.conv import convolution
 from gpuonnx.ops.matmul import matrix_product, transposed
-from gpuonnx.ops.registry import op
+from gpuonnx.ops.registry import Body, op
 from gpuonnx.ops.window import Window
 
 Rule = Callable[[Expr, Expr, Expr], Expr]
@@ -215,14 +215,73 @@ def rotary_embedding(X: Tensor, cos_cache: Tensor, sin_cache: Tensor, position_i
 def causal_conv_with_state(x: Tensor, weight: Tensor, bias: Tensor | None = None, past_state: Tensor | None = None, *,
                            activation: str = "none") -> tuple[Tensor, Tensor]:
     """x[B, C, L] after the state [B, C, k - 1], each channel with its own weights [C, 1, k]; also gives the next state."""
+    if activation not in ("none", "silu", "swish"):
+        raise ModelError(f"{builder().origin}: activation {activation!r} is none of none, silu, swish")
     before, channels = weight.shape[2] - 1, x.shape[1]
     past = past_state if past_state is not None else full([x.shape[0], channels, before], 0, x.dtype)
     joined = concat([past, x], 2)
     kernel = int(builder().ask(weight.shape[2]))
     y = convolution(joined, weight, Window.of(joined.shape[2:], [kernel]), int(builder().ask(channels)))
     y = y if bias is None else y + bias.unsqueeze([1])
-    if activation in ("silu", "swish"):
+    if activation != "none":
         y = (y.wide() * sigmoid(y.wide())).cast(x.dtype)
     return y, joined.slice(2, x.shape[2], before)
 
 
+
+
+RULES = {"linear": (False, False), "gated": (True, False), "delta": (False, True), "gated_delta": (True, True)}
+
+
+@op("LinearAttention", since=27)
+def linear_attention(query: Tensor, key: Tensor, value: Tensor, past_state: Tensor | None = None, decay: Tensor | None = None,
+                     beta: Tensor | None = None, *, chunk_size: int = 64, kv_num_heads: int, q_num_heads: int, scale: float = 0.0,
+                     update_rule: str = "gated_delta") -> tuple[Tensor, Tensor]:
+    """[B, T, heads * size] each: a state [B, N, K, E] that is read and written at every t, in float32; also gives the last state."""
+    if update_rule not in RULES:
+        raise ModelError(f"{builder().origin}: update_rule {update_rule!r} is none of {', '.join(RULES)}")
+    for name, t, wanted in zip(("decay", "beta"), (decay, beta), RULES[update_rule], strict=True):
+        if (t is not None) != wanted:
+            raise ModelError(f"{builder().origin}: update_rule {update_rule!r} {'needs' if wanted else 'takes no'} {name}")
+    if q_num_heads < 1 or kv_num_heads < 1 or q_num_heads % kv_num_heads:
+        raise ModelError(f"{builder().origin}: {q_num_heads} query heads are no multiple of {kv_num_heads} heads of keys and values")
+    q, (k, v) = unpacked(query, q_num_heads).wide(), (unpacked(t, kv_num_heads).wide() for t in (key, value))
+    meet = builder().meet
+    batch, length, size = meet(meet(q.shape[0], k.shape[0]), v.shape[0]), meet(meet(q.shape[2], k.shape[2]), v.shape[2]), meet(q.shape[3], k.shape[3])
+    state = (batch, kv_num_heads, size, v.shape[3])
+    if past_state is not None:
+        for have, want in zip(past_state.shape, state, strict=True):
+            meet(have, want)
+    factors = None if decay is None else exp(unpacked(decay, kv_num_heads).wide()).expand((batch, kv_num_heads, length, size))
+    rates = None if beta is None else beta.wide().transpose([0, 2, 1]).expand((batch, kv_num_heads, length))
+    y, present = call("linear_attention", q, k, v, None if past_state is None else past_state.wide(), factors, rates,
+                      out=[Spec("f32", (batch, length, q_num_heads, v.shape[3])), Spec("f32", state)])
+    y = (y * (scale or root_scale(size, "f32"))).cast(query.dtype)
+    return y.reshape(batch, length, y.shape[2] * y.shape[3]), present.cast(query.dtype if past_state is None else past_state.dtype)
+
+
+@op("FlexAttention", since=1, domain="ai.onnx.preview")
+def flex_attention(Q: Tensor, K: Tensor, V: Tensor, *, prob_mod: Body | None = None, scale: float | None = None, score_mod: Body | None = None,
+                   softmax_precision: int | None = None) -> Tensor:
+    """prob_mod(softmax(score_mod(Q @ K^T * scale))) @ V; a row of -inf gives NaN, as Softmax does."""
+    heads, wide = split_heads(Q, K), compute(Q.dtype)
+    precision = BY_ONNX[softmax_precision] if softmax_precision else wide
+    factor = root_scale(Q.shape[3], wide) if scale is None else scale
+    raw = merged_heads(matrix_product(heads.wide() * factor, transposed(shared(K, heads))))
+    scores = modified("score_mod", score_mod, raw.cast(precision))
+    weights = modified("prob_mod", prob_mod, probabilities(scores.wide(), guarded=False).cast(precision))
+    y = matrix_product(split_heads(weights.wide(), K), shared(V.cast(precision), heads))
+    return merged_heads(y).cast(Q.dtype)
+
+
+def modified(name: str, body: Body | None, t: Tensor) -> Tensor:
+    """What a sub-graph makes of t: one tensor of the same shape and type."""
+    if body is None:
+        return t
+    results = body(t)
+    if len(results) != 1 or not results[0].is_tensor or results[0].rank != t.rank or results[0].dtype != t.dtype:
+        found = ", ".join(f"{r.dtype}{list(r.shape) if r.is_tensor else ''}" for r in results)
+        raise ModelError(f"{builder().origin}: {name} gives {found}; {t.dtype}{list(t.shape)} is needed")
+    for have, want in zip(results[0].shape, t.shape, strict=True):
+        builder().meet(have, want)
+    return results[0]

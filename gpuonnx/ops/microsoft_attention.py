@@ -13,6 +13,7 @@ from gpuonnx.ops import quantize as q
 from gpuonnx.ops.attention import Rule, at_positions, attended, packed, rotated, rows_before, unpacked, windowed
 from gpuonnx.ops.matmul import integer_product, matrix_product, one_or_many
 from gpuonnx.ops.microsoft import microsoft
+from gpuonnx.ops.microsoft_cache import Codes, Place, Steps
 from gpuonnx.ops.registry import Dims
 
 HIDDEN = -10000.0
@@ -50,19 +51,16 @@ def joined(past: Tensor | None, t: Tensor) -> Tensor:
     return t if past is None else concat([past, t], 2)
 
 
-def self_attention(qkv: tuple[Tensor, Tensor, Tensor], mask: Tensor | None, past: tuple[Tensor, Tensor] | None, bias: Tensor | None,
-                   causal: int, scale: float | None, hidden: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Heads in, [B, S, H * E] out, with keys, values and weights."""
+def self_attention(qkv: tuple[Tensor, Tensor, Tensor], mask: Tensor | None, before: Dim, bias: Tensor | None, causal: int, scale: float | None,
+                   hidden: float) -> tuple[Tensor, Tensor]:
+    """Heads in, the first `before` columns from the past; [B, S, H * E] out, and the weights."""
     query, key, value = qkv
-    before: Dim = 0 if past is None else past[0].shape[2]
-    if past is not None:
-        key, value = joined(past[0], key), joined(past[1], value)
     if mask is not None:
         more = mask_bias(mask, query.shape[2], key.shape[2], before, query.shape[0], hidden, query.dtype)
         bias = more if bias is None else more + bias
     rules: list[Rule] = [rows_before(lambda b: dim(before))] if causal else []
     made = attended(query, key, value, scale or None, bias, rules)
-    return packed(made.y), key, value, made.weights
+    return packed(made.y), made.weights
 
 
 def projected_attention(qkv: Tensor, sizes: list[Dim], heads: int, mask: Tensor | None, past: Tensor | None, bias: Tensor | None, causal: int,
@@ -70,8 +68,9 @@ def projected_attention(qkv: Tensor, sizes: list[Dim], heads: int, mask: Tensor 
     """qkv[B, S, sum(sizes)]; past and, where it is asked for, present: [2, B, H, P, D]."""
     starts: list[Dim] = [0, sizes[0], sizes[0] + sizes[1]]
     query, key, value = (unpacked(qkv.slice(2, start, size), heads) for start, size in zip(starts, sizes, strict=True))
-    before = None if past is None else (past.slice(0, 0, 1).squeeze([0]), past.slice(0, 1, 1).squeeze([0]))
-    y, key, value, _ = self_attention((query, key, value), mask, before, bias, causal, scale, hidden)
+    if past is not None:
+        key, value = (joined(past.slice(0, k, 1).squeeze([0]), t) for k, t in enumerate((key, value)))
+    y, _ = self_attention((query, key, value), mask, 0 if past is None else past.shape[3], bias, causal, scale, hidden)
     return (y, concat([key.unsqueeze([0]), value.unsqueeze([0])], 0)) if outputs > 1 else (y,)
 
 
@@ -114,10 +113,11 @@ def parts_of(query: Tensor, key: Tensor | None, value: Tensor | None, heads: int
 @microsoft("MultiHeadAttention")
 def multi_head_attention(query: Tensor, key: Tensor | None = None, value: Tensor | None = None, bias: Tensor | None = None,
                          key_padding_mask: Tensor | None = None, attention_bias: Tensor | None = None, past_key: Tensor | None = None,
-                         past_value: Tensor | None = None, past_sequence_length: Tensor | None = None,
+                         past_value: Tensor | None = None, past_sequence_length: Dims | None = None,
                          cache_indirection: Tensor | None = None, *, mask_filter_value: float = HIDDEN, num_heads: int,
                          scale: float | None = None, unidirectional: int = 0, outputs: int) -> tuple[Tensor, ...]:
-    refuse("a shared buffer", past_sequence_length is not None, cache_indirection is not None)
+    """With past_sequence_length the past is a buffer that holds so many columns, and the new ones are written behind them; cache_indirection
+    [B, beams, columns] names the beam that each column of a beam is read from."""
     parts = parts_of(query, key, value, num_heads)
     if bias is not None:
         cached = key is not None and key.rank == 4
@@ -127,17 +127,50 @@ def multi_head_attention(query: Tensor, key: Tensor | None = None, value: Tensor
             if not (cached and k):
                 parts[k] = t + bias.slice(0, start, size).reshape(t.shape[1], 1, t.shape[3])
             start = start + size
-    past = (past_key, past_value) if past_key is not None and past_value is not None else None
-    made = self_attention((parts[0], parts[1], parts[2]), key_padding_mask, past, attention_bias, unidirectional, scale, mask_filter_value)
-    return made[:outputs]
+    presents = [parts[1], parts[2]]
+    held, before = presents, dim_of_past(past_key, past_sequence_length)
+    if past_key is not None and past_value is not None:
+        pasts = (past_key, past_value)
+        if past_sequence_length is None:
+            presents = held = [joined(past, t) for past, t in zip(pasts, presents, strict=True)]
+        else:
+            total = before + parts[1].shape[2]
+            presents = [appended(past, t, lambda b: dim(before), past.shape[2]) for past, t in zip(pasts, presents, strict=True)]
+            held = [of_beams(t.slice(2, 0, total), cache_indirection, before) for t in presents]
+    y, weights = self_attention((parts[0], held[0], held[1]), key_padding_mask, before, attention_bias, unidirectional, scale, mask_filter_value)
+    return (y, *presents, weights)[:outputs]
 
 
-def appended(past: Tensor | None, t: Tensor, before: Tensor, length: Dim) -> Tensor:
-    """t[B, N, S, D] written behind the first `before`[b] columns of past[B, N, P, D], as [B, N, length, D]."""
+def dim_of_past(past: Tensor | None, filled: Dims | None) -> Dim:
+    """How many columns there are before the new ones."""
+    if past is None:
+        return 0
+    if filled is None:
+        size: Dim = past.shape[2]
+        return size
+    builder().require(past.shape[2] - filled[0], f"past_sequence_length must be at most {past.shape[2]}, the columns of the buffer")
+    return filled[0]
+
+
+def of_beams(t: Tensor, beams: Tensor | None, filled: Dim) -> Tensor:
+    """t[B * beams, N, columns, D] where the first `filled` columns come from the beams that beams[B, beams, ..] names."""
+    if beams is None:
+        return t
+    count = beams.shape[1]
+
+    def element(r: Expr, n: Expr, j: Expr, e: Expr) -> Expr:
+        entry = r // dim(count)
+        beam = guard(less(j, dim(filled)), cast(beams.at(entry, r % dim(count), j), "ix"), r % dim(count))
+        return t.at(entry * dim(count) + beam, n, j, e)
+    return tensor_map(t.shape, t.dtype, element)
+
+
+def appended(past: Tensor | None, t: Tensor, before: Place, length: Dim, valid: Place | None = None) -> Tensor:
+    """The first `valid` rows of t[B, N, S, D] (default: all) written behind `before` columns of past[B, N, P, D], as [B, N, length, D]."""
     def element(b: Expr, n: Expr, j: Expr, e: Expr) -> Expr:
-        place = j - cast(before.at(b), "ix")
+        place, rows = j - before(b), dim(t.shape[2]) if valid is None else valid(b)
         old = const(0, compute(t.dtype)) if past is None else guard(less(j, dim(past.shape[2])), past.at(b, n, j, e), const(0, compute(t.dtype)))
-        return guard(both(less_equal(dim(0), place), less(place, dim(t.shape[2]))), t.at(b, n, place, e), old)
+        return guard(both(less_equal(dim(0), place), less(place, rows)), t.at(b, n, place, e), old)
     return tensor_map((t.shape[0], t.shape[1], length, t.shape[3]), t.dtype, element)
 
 
@@ -158,30 +191,42 @@ def group_query_attention(query: Tensor, key: Tensor | None, value: Tensor | Non
                           local_window_size: int = -1, num_heads: int, q_norm_epsilon: float | None = None, qk_norm_epsilon: float = 1e-6,
                           qk_output: int = 0, rotary_interleaved: int = 0, scale: float | None = None, sliding_window_cache: int = 0,
                           smooth_softmax: int = -1, softcap: float = 0.0, v_quant_type: str = "NONE", outputs: int) -> tuple[Tensor, ...]:
-    """Entry b holds seqlens_k[b] + 1 columns after this step; where all of them are new it is a prompt, padded on the right."""
-    refuse("a quantised or windowed cache", k_quant_type != "NONE", v_quant_type != "NONE", sliding_window_cache, query_seqlens is not None)
+    """Entry b holds seqlens_k[b] + 1 columns after this step; where all of them are new it is a prompt, padded on the right. The cache may hold
+    8 or 4 bits (`Codes`), or the last columns only (`Window`)."""
     total = total_sequence_length[0]
     query, keys, values = grouped_parts(query, key, value, num_heads, kv_num_heads)
     query = head_norm(query, q_norm_weight, q_norm_epsilon or qk_norm_epsilon)
     keys = head_norm(keys, k_norm_weight, k_norm_epsilon or qk_norm_epsilon)
-    rows, filled = query.shape[2], seqlens_k.reshape(query.shape[0])
-    later = dim(1 - d.eq(total, rows))
-    before = tensor_map(filled.shape, "i64", lambda b: cast((cast(filled.at(b), "ix") + dim(1 - rows)) * later, "i64"))
+    steps = Steps.of(query.shape[2], seqlens_k.reshape(query.shape[0]), query_seqlens, total)
     if do_rotary and cos_cache is not None and sin_cache is not None:
-        places = position_ids if position_ids is not None else tensor_map((query.shape[0], rows), "i64", lambda b, s: before.at(b) + cast(s, "i64"))
+        places = position_ids
+        if places is None:
+            places = tensor_map((query.shape[0], query.shape[2]), "i64", lambda b, s: cast(steps.before(b) + s, "i64"))
         cosines, sines = at_positions(cos_cache, places), at_positions(sin_cache, places)
         query, keys = (rotated(t, cosines, sines, bool(rotary_interleaved), cos_cache.shape[1] * 2) for t in (query, keys))
-    length = total if past_key is None else d.dmax(past_key.shape[2], total)
-    present = appended(past_key, keys, before, length), appended(past_value, values, before, length)
-
-    def offset(b: Expr) -> Expr:
-        return cast(before.at(b), "ix")
+    kept = [Codes.of(kind, kv_cache_bit_width, factor, t) for kind, factor, t in ((k_quant_type, k_scale, keys), (v_quant_type, v_scale, values))]
+    pasts = [None if past is None else codes.read(past) for codes, past in zip(kept, (past_key, past_value), strict=True)]
+    news = [codes.quantised(t) for codes, t in zip(kept, (keys, values), strict=True)]
+    offset: Place = steps.before
+    if sliding_window_cache:
+        if past_key is None or local_window_size < 1:
+            raise ModelError(f"{builder().origin}: sliding_window_cache needs a past and local_window_size")
+        window = steps.windowed(past_key.shape[2], local_window_size)
+        offset = window.resident
+        wholes = [appended(past, t, window.resident, window.columns, steps.valid) for past, t in zip(pasts, news, strict=True)]
+        presents, held = [window.kept(t) for t in wholes], wholes
+        attention_bias = None if attention_bias is None else window.shifted(attention_bias, query.shape[0])
+    else:
+        length = total if past_key is None else d.dmax(past_key.shape[2], total)
+        presents = [appended(past, t, steps.before, length, steps.valid) for past, t in zip(pasts, news, strict=True)]
+        held = [t.slice(2, 0, total) for t in presents]
+    filled = seqlens_k.reshape(query.shape[0])
     rules: list[Rule] = [rows_before(offset)] if causal else [lambda b, i, j: less_equal(j, cast(filled.at(b), "ix"))]
     rules += windowed(offset, local_window_size - 1 if local_window_size > 0 else -1, -1)
     sink = head_sink if head_sink is not None else full([num_heads], 0, query.dtype) if smooth_softmax == 1 else None
-    held, kept = (t.slice(2, 0, total) for t in present)
-    made = attended(query, held, kept, scale or None, attention_bias, rules, softcap, sink=sink)
-    return (packed(made.y), *present, (made.weights if qk_output == 2 else made.masked).cast(query.dtype))[:outputs]
+    made = attended(query, kept[0].restored(held[0]), kept[1].restored(held[1]), scale or None, attention_bias, rules, softcap, sink=sink)
+    weights = made.weights if qk_output == 2 else made.masked
+    return (packed(made.y), *(codes.written(t) for codes, t in zip(kept, presents, strict=True)), weights.cast(query.dtype))[:outputs]
 
 
 def grouped_parts(query: Tensor, key: Tensor | None, value: Tensor | None, heads: int, kv_heads: int) -> list[Tensor]:

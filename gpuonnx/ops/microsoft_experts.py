@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 
 from gpuonnx.errors import ModelError
+from gpuonnx.ir import dims as d
 from gpuonnx.ir.build import Tensor, builder, dim, tensor_map, tensor_reduce
 from gpuonnx.ir.expr import Expr, apply, cast, const
 from gpuonnx.ir.formula import both, either, equal, less, maximum, minimum, relu, select, sigmoid
@@ -46,11 +47,13 @@ def expert_layer(x: Tensor, weights: Tensor, bias: Tensor | None) -> Tensor:
     return y if bias is None else y + bias.unsqueeze([1])
 
 
-def gated(gate: Tensor, value: Tensor, alpha: float, beta: float, limit: float | None) -> Tensor:
-    """SwiGLU with bounds."""
-    if limit is not None:
-        gate, value = minimum(gate, limit), minimum(maximum(value, -limit), limit)
-    return gate * sigmoid(gate * alpha) * (value + beta)
+def gated(gate: Tensor, value: Tensor, alpha: float, beta: float, limit: float | None, after: bool) -> Tensor:
+    """SwiGLU; the gate has its upper bound before its activation, or after it."""
+    if limit is None:
+        return gate * sigmoid(gate * alpha) * (value + beta)
+    gate = gate if after else minimum(gate, limit)
+    active = gate * sigmoid(gate * alpha)
+    return (minimum(active, limit) if after else active) * (minimum(maximum(value, -limit), limit) + beta)
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Experts:
     beta: float
     limit: float | None
     fusion: int
+    limit_after: bool
 
     def run(self, x: Tensor, shares: Tensor, first: Weights, second: Weights, third: Weights | None) -> Tensor:
         """Every row of x[.., K] through all experts, summed by its shares[T, E]."""
@@ -72,7 +76,7 @@ class Experts:
         if self.activation == "swiglu":
             if value is None:
                 hidden, value = halves(hidden, interleaved=self.fusion == 1)
-            hidden = gated(hidden, value, self.alpha, self.beta, self.limit)
+            hidden = gated(hidden, value, self.alpha, self.beta, self.limit, self.limit_after)
         else:
             hidden = expert_activation(hidden, self.activation)
             hidden = hidden if value is None else hidden * value
@@ -80,9 +84,9 @@ class Experts:
         return (made.wide() * transposed(shares).unsqueeze([2])).sum([0]).cast(x.dtype).reshape(x.shape)
 
 
-def refuse_mixers(use_sparse_mixer: int, swiglu_limit_after_activation: int) -> None:
-    if use_sparse_mixer or swiglu_limit_after_activation:
-        raise ModelError(f"{builder().origin}: use_sparse_mixer and swiglu_limit_after_activation are not supported")
+def refuse_mixer(use_sparse_mixer: int) -> None:
+    if use_sparse_mixer:
+        raise ModelError(f"{builder().origin}: use_sparse_mixer is not supported (ONNX Runtime heeds it on GPUs only); export the model without it")
 
 
 @microsoft("MoE")
@@ -91,15 +95,15 @@ def mixture_of_experts(x: Tensor, router_probs: Tensor, fc1: Tensor, fc1_bias: T
                        activation_type: str = "relu", k: int = 1, normalize_routing_weights: int = 0, swiglu_fusion: int = 0,
                        swiglu_limit: float | None = None, swiglu_limit_after_activation: int = 0, use_sparse_mixer: int = 0) -> Tensor:
     """Every row through the `k` experts that its router scores prefer, summed by their shares."""
-    refuse_mixers(use_sparse_mixer, swiglu_limit_after_activation)
-    experts = Experts(activation_type, activation_alpha, activation_beta, swiglu_limit, swiglu_fusion)
+    refuse_mixer(use_sparse_mixer)
+    experts = Experts(activation_type, activation_alpha, activation_beta, swiglu_limit, swiglu_fusion, bool(swiglu_limit_after_activation))
     shares = routing(router_probs, k, bool(normalize_routing_weights))
     return experts.run(x, shares, (fc1, fc1_bias), (fc2, fc2_bias), None if fc3 is None else (fc3, fc3_bias))
 
 
 def integer_weights(codes: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, block: int, dtype: str) -> Tensor:
     """codes[E, N, K * bits / 8] as (code - zero) * scale, [E, N, K]; one scale and zero point a row, or a block of it."""
-    wide, columns = compute(dtype), codes.shape[2] * (8 // bits)
+    wide, columns = compute(dtype), d.floordiv(codes.shape[2] * 8, bits)
 
     def weight(e: Expr, n: Expr, k: Expr) -> Expr:
         row, part = ((e, n), k // dim(block)) if block else ((e,), n)
@@ -127,9 +131,9 @@ def quantized_mixture_of_experts(
         fc3_expert_weight_bits: int | None = None, k: int = 1, normalize_routing_weights: int = 0, quant_type: str = "int",
         swiglu_fusion: int = 0, swiglu_limit: float | None = None, swiglu_limit_after_activation: int = 0, use_sparse_mixer: int = 0,
         weights_prepacked: int = -1) -> Tensor:
-    """As MoE, with weights of 2, 4 or 8 bits (lowest bits first), or of 8-bit floats scaled by squares. ONNX Runtime's shares always
-    have the sum 1 here, but for those that `router_weights` gives."""
-    refuse_mixers(use_sparse_mixer, swiglu_limit_after_activation)
+    """As MoE, with weights of 2, 3, 4 or 8 bits (lowest bits first), or of 8-bit floats scaled by squares. ONNX Runtime's shares always
+    have the sum 1 here, but for 3 bits and for those that `router_weights` gives."""
+    refuse_mixer(use_sparse_mixer)
     if any(t is not None for t in (fc1_global_scale, fc2_global_scale, fc1_act_scale, fc2_act_scale, fc1_act_block_scale, fc2_act_block_scale)):
         raise ModelError(f"{builder().origin}: scales of activations and of whole experts are not supported")
 
@@ -139,9 +143,9 @@ def quantized_mixture_of_experts(
             return None
         if quant_type == "fp8" and block_size > 0:
             return float8_weights(codes, scales, block_size, x.dtype)
-        if quant_type != "int" or bits not in (2, 4, 8) or weights_prepacked == 1:
+        if quant_type != "int" or bits not in (2, 3, 4, 8) or weights_prepacked == 1:
             raise ModelError(f"{builder().origin}: weights of quant_type {quant_type}, {bits} bits, weights_prepacked {weights_prepacked}; "
-                             "plain integers of 2, 4 or 8 bits, or fp8 with block_size, are expected")
+                             "plain integers of 2, 3, 4 or 8 bits, or fp8 with block_size, are expected")
         return integer_weights(codes, scales, zeros, bits, max(block_size, 0), x.dtype)
     first = weights(fc1, fc1_scales, fc1_zero_points, fc1_expert_weight_bits)
     second = weights(fc2, fc2_scales, fc2_zero_points, fc2_expert_weight_bits)
@@ -149,10 +153,11 @@ def quantized_mixture_of_experts(
     if first is None or second is None:
         raise ModelError(f"{builder().origin}: fc1_scales and fc2_scales are missing")
     if router_weights is None:
-        shares = routing(router_probs, k, True)
+        narrow = 3 in (fc1_expert_weight_bits or expert_weight_bits, fc2_expert_weight_bits or expert_weight_bits)
+        shares = routing(router_probs, k, bool(normalize_routing_weights) if narrow else True)
     else:
         shares = given_shares(router_probs, router_weights, k, bool(normalize_routing_weights))
-    experts = Experts(activation_type, activation_alpha, activation_beta, swiglu_limit, swiglu_fusion)
+    experts = Experts(activation_type, activation_alpha, activation_beta, swiglu_limit, swiglu_fusion, bool(swiglu_limit_after_activation))
     return experts.run(x, shares, (first, fc1_bias), (second, fc2_bias), None if third is None else (third, fc3_bias))
 
 

@@ -122,9 +122,14 @@ def one_or_none(t: Tensor) -> Tensor:
 
 
 def bits_of(packed: Tensor, bits: int, row: tuple[Expr, ...], place: Expr) -> Expr:
-    """Value number `place` of `bits` bits each in packed[row] (u8, lowest bits first)."""
+    """Value number `place` of `bits` bits each in packed[row] (u8, lowest bits first); it may lie in two bytes."""
     if bits == 8:
         return packed.at(*row, place)
+    if 8 % bits:
+        first, shift = place * dim(bits) // dim(8), cast(place * dim(bits) % dim(8), "i32")
+        after = guard(less(first + 1, dim(packed.shape[-1])), cast(packed.at(*row, first + 1), "i32"), const(0, "i32"))
+        both = cast(packed.at(*row, first), "i32") + after * 256
+        return bit_and(apply("shr", both, shift), const(2**bits - 1, "i32"))
     each = 8 // bits
     byte = packed.at(*row, place // dim(each))
     shift = cast(place % dim(each) * dim(bits), "u8")

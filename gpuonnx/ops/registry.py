@@ -2,7 +2,8 @@
 
 A definition is a pure function from tensors to tensors (`ir/build.py`). Positional parameters are the ONNX inputs
 (`None` = absent, `*xs` = variadic); one annotated `Const` arrives as a NumPy array known while lowering this variant, one
-annotated `Dims` as a list of Dims, symbolic where they can be. Keyword-only parameters are the schema's attributes; the
+annotated `Dims` as a list of Dims, symbolic where they can be. Keyword-only parameters are the schema's attributes, a
+sub-graph among them a `Body`: a function from its inputs to its outputs, which puts its nodes where it is called; the
 reserved `outputs: int` is the number of outputs the node names, `opset: int` the version asked for, `scope` the tensors that
 have a name where the node stands (an attribute of such a name is a parameter with `_` behind it).
 """
@@ -22,6 +23,7 @@ from gpuonnx.ir.build import Dim, Tensor
 F = TypeVar("F", bound=Callable[..., Any])
 Const = np.ndarray
 Dims = list[Dim]
+Body = Callable[..., list[Tensor]]
 RESERVED = ("outputs", "opset", "scope")
 INTERNAL = "gpuonnx"
 """The domain of operators that only bodies of our own making have."""
