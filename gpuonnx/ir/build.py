@@ -147,6 +147,14 @@ class Tensor:
         lead = len(wanted) - self.rank
         return self.view(wanted, lambda *i: [self.builder.along(s, wanted[lead + a], lead + a) for a, s in enumerate(self.shape)])
 
+    def kept_to(self, shape: Sequence[Dim]) -> Tensor:
+        """Itself; where an operand stretched what must keep `shape`, an error."""
+        if self.rank != len(shape):
+            raise ShapeError(f"{self.builder.origin}: {list(self.shape)} has more axes than {list(shape)}")
+        for got, wanted in zip(self.shape, shape, strict=True):
+            self.builder.meet(got, wanted)
+        return self
+
     def slice(self, axis: int, start: Dim, size: Dim, step: int = 1) -> Tensor:
         """`size` elements of `axis` from `start` (non-negative, in range) by `step` (any sign)."""
         axis = self.axis(axis)

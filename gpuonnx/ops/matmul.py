@@ -80,9 +80,7 @@ def gemm(a: Tensor, b: Tensor, c: Tensor | None = None, *, alpha: float = 1.0, b
     y = scaled(matrix_product(a, b), alpha)
     if c is None:
         return y
-    if builder().broadcast(y.shape, c.shape) != tuple(y.shape):
-        raise ShapeError(f"{builder().origin}: C of shape {list(c.shape)} does not broadcast to {list(y.shape)}")
-    return y + scaled(c, beta)
+    return (y + scaled(c, beta)).kept_to(y.shape)
 
 
 def scaled(t: Tensor, factor: float) -> Tensor:
