@@ -21,6 +21,8 @@ import gpuonnx
 
 DEEP = int(os.environ.get("GPUONNX_DEEP", "0"))
 EXAMPLES = {"cpu": 20 * DEEP or 3, "emulated-cuda": 8 * DEEP or 2}
+if "GPUONNX_EXAMPLES" in os.environ:
+    EXAMPLES = dict.fromkeys(EXAMPLES, int(os.environ["GPUONNX_EXAMPLES"]))
 DOMAINS = ("", "ai.onnx.ml", "ai.onnx.preview.training")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from gpuonnx.errors import GpuOnnxError, ModelError, ShapeError, UnsupportedOp
 from gpuonnx.importer import control
-from gpuonnx.importer.kinds import check_inputs
+from gpuonnx.importer.kinds import check_attributes, check_inputs
 from gpuonnx.importer.procedure import Argument, Environment, InputInfo, Procedure, free_names, is_tensor, read_names
 from gpuonnx.ir import graph as g
 from gpuonnx.ir.build import Builder, NeedsRun, Tensor
@@ -183,19 +183,21 @@ def _results(frame: Frame, node: onnx.NodeProto) -> Sequence[Tensor | None]:
         raise ModelError(f"{describe(node)} reads {missing[0]!r}, which nothing makes")
     inputs = [frame.scope[n] if n else None for n in node.input]
     attributes = {a.name: v for a in node.attribute if (v := attribute(a, frame)) is not None}
+    opset = frame.environment.opsets.get(registry.ALIASES.get(node.domain, node.domain), 1)
     lowering = control.LOWERINGS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
     if node.op_type == "Gradient":
         from gpuonnx.importer import reverse, reverse_cells  # noqa: F401
     if lowering:
+        check_attributes(node, "", opset)
         return lowering(frame, node, inputs, attributes)
-    opset = frame.environment.opsets.get(registry.ALIASES.get(node.domain, node.domain), 1)
     local = frame.environment.functions.get((node.domain, node.op_type))
     if local is not None:
         return call_function(frame, local, node, inputs, attributes)
+    check_attributes(node, registry.ALIASES.get(node.domain, node.domain), opset)
     check_inputs(node, inputs, registry.ALIASES.get(node.domain, node.domain), opset)
     definition = registry.find(node.domain, node.op_type, opset)
     if definition is None:
-        return call_function(frame, schema_function(node, opset, inputs), node, inputs, attributes)
+        return call_function(frame, schema_function(node, opset, inputs), node, inputs, {**schema_defaults(node, opset, frame), **attributes})
     unknown = sorted(set(attributes) - definition.attributes)
     if unknown:
         raise ModelError(f"{describe(node)} (opset {opset}) has no attribute {unknown[0]!r}")
@@ -246,6 +248,13 @@ def schema_function(node: onnx.NodeProto, opset: int, inputs: Sequence[Tensor | 
     body = schema.get_context_dependent_function_with_opset_version(best, node.SerializeToString(), kinds)
     function.ParseFromString(body)
     return function
+
+
+def schema_defaults(node: onnx.NodeProto, opset: int, frame: Frame) -> dict[str, Any]:
+    """The attributes that the standard gives a node which leaves them out."""
+    from onnx import defs
+    schema: Any = defs.get_schema(node.op_type, opset, "" if node.domain == "ai.onnx" else node.domain)
+    return {n: attribute(a.default_value, frame) for n, a in schema.attributes.items() if a.default_value.type}
 
 
 def type_proto(t: Tensor | None) -> onnx.TypeProto:

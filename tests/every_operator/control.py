@@ -1,11 +1,13 @@
 """Sequences, optionals and control flow: small models of several nodes, the operator that is tried last."""
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import onnx
 from every_operator.draw import Case, Draw, info
+from every_operator.oracle import reference
 from every_operator.row import Row
 from onnx import TensorProto, helper
 
@@ -19,7 +21,7 @@ def chain(d: Draw, nodes: list[onnx.NodeProto], feeds: dict[str, Any], outputs: 
 
 def parts(d: Draw, least: int = 1, alike: bool = False, rank: int = 1) -> dict[str, np.ndarray]:
     """The elements of a sequence: tensors of one type, and of one rank if `alike`."""
-    dtype = d.type("T" if any(c.type_param_str == "T" for c in d.schema.type_constraints) else "S", "fiubs")
+    dtype = d.types["T"] if "T" in d.types else d.type("T", "fiubs")
     rest = d.shape(rank, rank, 1, 3)
     shape = lambda: (d.integer(0, 3), *rest[1:]) if alike else d.shape(0, 2)
     return {f"x{k}": d.array(shape(), dtype) for k in range(d.integer(least, 3))}
@@ -73,6 +75,14 @@ def sequence_insert(d: Draw) -> Case:
     *held, new = values
     at = {"i": np.array(d.integer(-len(held), len(held)), d.type("I"))} if d.flag() else {}
     return chain(d, [built({k: 0 for k in held}), make("SequenceInsert", ["s", new, *at], ["y"])], {**values, **at}, ["y"])
+
+
+def inserted(case: Case) -> list[Any]:
+    """At the end where no position is given; a position of the length is the end too."""
+    *held, new = (case.inputs[k] for k in range(len(case.inputs) - ("i" in case.feeds)))
+    at = int(case.inputs[-1]) if "i" in case.feeds else len(held)
+    held.insert(at + len(held) if at < 0 else at, new)
+    return [held]
 
 
 def concat_from_sequence(d: Draw) -> Case:
@@ -219,13 +229,14 @@ def tf_idf(d: Draw) -> Case:
     pool = {"pool_strings": ["a", "b", "beta", "a", "b", "b", "beta"]} if dtype is object else {"pool_int64s": [0, 1, 2, 0, 1, 1, 2]}
     low = d.integer(1, 2)
     return d.case(x, mode=d.pick("TF", "IDF", "TFIDF"), min_gram_length=low, max_gram_length=d.integer(low, 2), max_skip_count=d.integer(0, 2), ngram_counts=[0, 3],
-                  ngram_indexes=[0, 2, 1, 4, 3], weights=[0.5, 1.0, 2.0, 1.5, 3.0] if d.flag() else None, **pool)
+                  ngram_indexes=[0, 2, 1, 4, 3], weights=[0.5, 1.0, 2.0, 1.5, 3.0], **pool)
 
 
+exactly = partial(reference, widen=False)
 ROWS: dict[str, Row] = {
-    "SequenceConstruct": Row(sequence_construct), "SequenceAt": Row(sequence_at), "SequenceLength": Row(sequence_length), "SequenceEmpty": Row(sequence_empty),
-    "SequenceErase": Row(sequence_erase), "SequenceInsert": Row(sequence_insert), "ConcatFromSequence": Row(concat_from_sequence),
-    "SplitToSequence": Row(split_to_sequence, split_up), "SequenceMap": Row(sequence_map), "Optional": Row(optional, has_or_get),
+    "SequenceConstruct": Row(sequence_construct, exactly), "SequenceAt": Row(sequence_at, exactly), "SequenceLength": Row(sequence_length, exactly), "SequenceEmpty": Row(sequence_empty, exactly),
+    "SequenceErase": Row(sequence_erase, exactly), "SequenceInsert": Row(sequence_insert, inserted), "ConcatFromSequence": Row(concat_from_sequence, exactly),
+    "SplitToSequence": Row(split_to_sequence, split_up), "SequenceMap": Row(sequence_map, exactly), "Optional": Row(optional, has_or_get),
     "OptionalHasElement": Row(optional, has_or_get), "OptionalGetElement": Row(optional, has_or_get), "If": Row(if_), "Loop": Row(loop, looped, sums=1, since=13),
     "Scan": Row(scan, scanned, sums=1, since=9), "StringConcat": Row(string_concat), "StringSplit": Row(string_split), "StringNormalizer": Row(string_normalizer),
     "RegexFullMatch": Row(regex), "TfIdfVectorizer": Row(tf_idf),

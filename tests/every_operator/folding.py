@@ -221,6 +221,20 @@ def unique(d: Draw) -> Case:
     return d.case(x, axis=d.axis(x.ndim) if d.flag() else None, sorted=d.pick(0, 1), outputs=4)
 
 
+def unique_of(case: Case) -> list[Any]:
+    x, a = native(case.inputs[0]), case.attributes
+    axis = a.get("axis")
+    lines = list(x.ravel()) if axis is None else [np.take(x, k, axis) for k in range(x.shape[axis])]
+    keys = [v if axis is None else tuple(v.ravel().tolist()) for v in lines]
+    first = [k for k, v in enumerate(keys) if v not in keys[:k]]
+    first = sorted(first, key=lambda k: keys[k]) if a.get("sorted", 1) else first
+    order = [keys[k] for k in first]
+    inverse = [order.index(v) for v in keys]
+    counts = [keys.count(v) for v in order]
+    values = x.ravel()[first] if axis is None else np.take(x, first, axis)
+    return [values, np.array(first, I64), np.array(inverse, I64), np.array(counts, I64)]
+
+
 def non_zero(d: Draw) -> Case:
     return d.case(d.array(d.shape(0, 4), d.type("T", "fiubs")))
 
@@ -246,6 +260,6 @@ ROWS: dict[str, Row] = {
     **{n: Row(along, softly, floor=0.1, slack=2) for n in ("Softmax", "LogSoftmax", "Hardmax")}, "LayerNormalization": Row(layer, single=True, sums=2, floor=1, slack=4),
     "RMSNormalization": Row(layer, single=True, slack=2), "GroupNormalization": Row(group, single=True, sums=2, floor=1, slack=4), "InstanceNormalization": Row(instance, single=True, sums=2, floor=1, slack=4, since=6),
     "BatchNormalization": Row(batch, batch_of, sums=2, slack=2, since=7), "LRN": Row(lrn, lrn_of), "LpNormalization": Row(lp), "MeanVarianceNormalization": Row(mvn, mvn_of, floor=4, sums=2),
-    "TopK": Row(top_k, top_of), "Unique": Row(unique), "NonZero": Row(non_zero, non_zeros),
+    "TopK": Row(top_k, top_of), "Unique": Row(unique, unique_of), "NonZero": Row(non_zero, non_zeros),
     "NegativeLogLikelihoodLoss": Row(loss, sums=1), "SoftmaxCrossEntropyLoss": Row(loss, sums=1, floor=0.1),
 }

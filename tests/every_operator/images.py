@@ -4,8 +4,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from every_operator.draw import Case, Draw
+import onnx
+from every_operator.draw import Case, Draw, info
 from every_operator.folding import wide
+from every_operator.oracle import reference
 from every_operator.row import Row
 from onnx import helper
 
@@ -39,10 +41,21 @@ def resize(d: Draw) -> Case:
             scales, whole = (None, np.array(sizes)) if by_size else (np.array(factors, F32), None)
             more["keep_aspect_ratio_policy"] = d.pick(None, "not_larger", "not_smaller") if by_size else None
             return d.case(x, None, scales, *([whole] if by_size else []), axes=spatial, **more, constant=(2, 3))
+    by_size = by_size and version >= 13
     empty = None if version >= 13 else np.zeros(0, F32)
     roi = None if version >= 13 else np.zeros(0, x.dtype if d.schema.inputs[1].type_str == "T1" else F32)
     scales, whole = (empty, np.array([*x.shape[:2], *sizes])) if by_size else (np.array([1, 1, *factors], F32), None)
     return d.case(x, roi, scales, *([whole] if by_size else []), **more, constant=(1, 2, 3))
+
+
+def resized(case: Case) -> list[Any]:
+    """What Upsample and opset 10 say without naming it: places are asymmetric, the nearest one is the floor."""
+    if case.model.graph.node[-1].op_type == "Resize" and case.model.opset_import[0].version > 10:
+        return reference(case)
+    x, scales = case.inputs
+    node = helper.make_node("Resize", ["x", "", "s"], ["y"], mode=case.attributes["mode"], coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+    graph = helper.make_graph([node], "g", [info("x", x.dtype, None), info("s", F32, None)], [onnx.ValueInfoProto(name="y")])
+    return reference(Case(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)]), {"x": x, "s": scales}))
 
 
 def grid_sample(d: Draw) -> Case:
@@ -101,7 +114,7 @@ def boxes(d: Draw) -> Case:
     corner = d.random.integers(0, 8, (n, count, 2)) / 4
     found = np.concatenate([corner, corner + d.random.integers(1, 8, (n, count, 2)) / 4], 2).astype(F32)
     scores = (d.random.permutation(n * classes * count).reshape(n, classes, count) / 40).astype(F32)
-    limits = [np.array([d.integer(0, 4)]), np.array([d.pick(0.3, 0.5, 0.0, 1.0)], F32), np.array([d.pick(0.0, 0.2)], F32)][:d.integer(0, 3)]
+    limits = [np.array([d.integer(0, 4)]), np.array([d.pick(0.3, 0.5, 0.0, 1.0)], F32), np.array([d.pick(0.0, 0.2)], F32)][:3]
     return d.case(found, scores, *limits, center_point_box=d.pick(None, 0, 1), constant=(2, 3, 4))
 
 
@@ -166,7 +179,7 @@ def mel(d: Draw) -> Case:
 
 
 ROWS: dict[str, Row] = {
-    "Resize": Row(resize, sums=4, slack=2), "Upsample": Row(resize, sums=1), "GridSample": Row(grid_sample, sums=20, slack=4), "AffineGrid": Row(affine_grid, sums=1),
+    "Resize": Row(resize, resized, sums=4, slack=2), "Upsample": Row(resize, resized, sums=1, since=9), "GridSample": Row(grid_sample, single=True, sums=20, slack=4), "AffineGrid": Row(affine_grid, single=True, sums=1),
     "RoiAlign": Row(roi_align, sums=4), "MaxRoiPool": Row(max_roi, max_roi_of), "NonMaxSuppression": Row(boxes), "DFT": Row(dft, dft_of, sums=2),
     "STFT": Row(stft, stft_of, sums=2), **{n: Row(shape_window, shaped, floor=1) for n in COSINES}, "MelWeightMatrix": Row(mel),
 }

@@ -177,7 +177,7 @@ def svm_classifier(d: Draw) -> Case:
     each = [d.integer(1, 2) for _ in range(count)]
     total, pairs = sum(each), count * (count - 1) // 2
     return d.case(x, coefficients=plain(d, total * (count - 1)), support_vectors=plain(d, total * x.shape[1]), vectors_per_class=each, rho=plain(d, pairs), outputs=2,
-                  **classes(d, count), **kernel(d))
+                  classlabels_ints=[4, 7, -1][:count], **kernel(d))
 
 
 MODES = ("BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRANCH_NEQ")
@@ -227,7 +227,7 @@ def forest_regressor(d: Draw) -> Case:
 
 
 def forest_classifier(d: Draw) -> Case:
-    x, count = trees_input(d, "T1"), d.integer(2, 3)
+    x, count = trees_input(d, "T1"), 3
     forest = Forest(d, x.shape[1])
     return d.case(x, **classes(d, count), **forest.attributes(d, "class", count), base_values=plain(d, count) if d.flag() else None, outputs=2)
 
@@ -256,6 +256,28 @@ def walked(case: Case) -> np.ndarray:
         fold = {"SUM": sum, "AVERAGE": lambda v: sum(v) / len(trees), "MIN": min, "MAX": max}[how]
         y[r] = [fold(g) if g else 0.0 for g in given]
     return y + np.array(a.get("base_values", 0.0))
+
+
+def forest_classified(case: Case) -> list[Any]:
+    """Three classes: the label is that of the largest score, the first of equal ones."""
+    scores, a = walked(case).astype(F32), case.attributes
+    labels = a.get("classlabels_strings", a.get("classlabels_int64s"))
+    return [np.array([labels[k] for k in scores.argmax(1)], object if isinstance(labels[0], str) else np.int64), scores]
+
+
+def support(x: np.ndarray, a: dict[str, Any]) -> np.ndarray:
+    """The kernel of every row with every support vector."""
+    vectors = np.array(a["support_vectors"]).reshape(-1, x.shape[1])
+    gamma, offset, degree = a["kernel_params"]
+    if a["kernel_type"] == "RBF":
+        return np.exp(-gamma * ((x[:, None] - vectors[None])**2).sum(2))
+    dot = x @ vectors.T
+    return {"LINEAR": dot, "POLY": (gamma * dot + offset)**degree, "SIGMOID": np.tanh(gamma * dot + offset)}[a["kernel_type"]]
+
+
+def svm_regressed(case: Case) -> list[Any]:
+    a = case.attributes
+    return [(support(case.inputs[0].astype(np.float64), a) @ np.array(a["coefficients"]) + a["rho"][0]).reshape(-1, 1).astype(F32)]
 
 
 def forest_regressed(case: Case) -> list[Any]:
@@ -310,15 +332,15 @@ def zip_map(d: Draw) -> Case:
 
 def zipped(case: Case) -> list[Any]:
     labels = case.attributes.get("classlabels_strings", case.attributes.get("classlabels_int64s"))
-    return [[dict(zip(labels, row, strict=True)) for row in case.inputs[0]]]
+    return [[dict(zip(labels, row.tolist(), strict=True)) for row in case.inputs[0]]]
 
 
 ML_ROWS: dict[str, Row] = {
     "ArrayFeatureExtractor": Row(picked, picked_of), "Binarizer": Row(binarizer, binarized), "FeatureVectorizer": Row(feature_vectorizer), "Imputer": Row(imputer),
     "LabelEncoder": Row(label_encoder, encoded), "CategoryMapper": Row(category_mapper, mapped), "Normalizer": Row(normalizer, normalized),
     "OneHotEncoder": Row(one_hot_encoder, one_hot_encoded), "Scaler": Row(scaler, scaled), "LinearClassifier": Row(linear_classifier, floor=1, sums=1),
-    "LinearRegressor": Row(linear_regressor, regressed, sums=1), "SVMRegressor": Row(svm_regressor, sums=2, slack=4), "SVMClassifier": Row(svm_classifier, sums=2, slack=4),
-    "TreeEnsembleRegressor": Row(forest_regressor, forest_regressed, sums=1), "TreeEnsembleClassifier": Row(forest_classifier, sums=1),
+    "LinearRegressor": Row(linear_regressor, regressed, sums=1), "SVMRegressor": Row(svm_regressor, svm_regressed, sums=2, slack=4), "SVMClassifier": Row(svm_classifier, sums=2, slack=4),
+    "TreeEnsembleRegressor": Row(forest_regressor, forest_regressed, sums=1), "TreeEnsembleClassifier": Row(forest_classifier, forest_classified, sums=1),
     "CastMap": Row(cast_map, map_cast), "DictVectorizer": Row(dict_vectorizer, dict_vectorized), "ZipMap": Row(zip_map, zipped),
 }
-TRAINING_ROWS: dict[str, Row] = {n: Row(optimizer, sums=1, floor=1, slack=2) for n in ("Adagrad", "Adam", "Momentum")}
+TRAINING_ROWS: dict[str, Row] = {n: Row(optimizer, single=True, sums=1, floor=1, slack=2) for n in ("Adagrad", "Adam", "Momentum")}

@@ -421,7 +421,7 @@ def put(case: Case) -> list[Any]:
 
 
 ROWS: dict[str, Row] = {
-    "Reshape": Row(reshape), "Transpose": Row(transpose), "Squeeze": Row(squeeze, squeezed), "Unsqueeze": Row(unsqueeze), "Flatten": Row(flatten, flat),
+    "Reshape": Row(reshape, since=5), "Transpose": Row(transpose), "Squeeze": Row(squeeze, squeezed), "Unsqueeze": Row(unsqueeze), "Flatten": Row(flatten, flat),
     "Split": Row(split, parts), "Concat": Row(concat, since=4), "Slice": Row(slices, sliced), "Expand": Row(expand), "Tile": Row(tile, since=6),
     "Pad": Row(pad, padded), "CenterCropPad": Row(center_crop_pad), "Gather": Row(gather), "GatherElements": Row(gather_elements, taken),
     "ScatterElements": Row(scatter_elements, put, slack=2, floor=1), "Scatter": Row(scatter_elements, put), "GatherND": Row(gather_nd), "ScatterND": Row(scatter_nd),
