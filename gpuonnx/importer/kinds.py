@@ -40,8 +40,10 @@ def formals(domain: str, name: str, opset: int) -> tuple[Formal, ...] | None:
     wider, loose = {i.name: _names(i.types) for i in newest.inputs}, {i.name: i.types for i in newest.inputs}
     if any(i.name not in wider for i in schema.inputs):
         return tuple(Formal(i.name, i.option == defs.OpSchema.FormalParameterOption.Single, True, "", frozenset()) for i in schema.inputs)
-    return tuple(Formal(i.name, i.option == defs.OpSchema.FormalParameterOption.Single, i.option == defs.OpSchema.FormalParameterOption.Variadic,
-                        "" if "(" in i.type_str or not i.is_homogeneous else i.type_str, _names(i.types) | wider.get(i.name, frozenset()), any("tensor(" == t[:7] for t in (*i.types, *loose[i.name])))
+    option = defs.OpSchema.FormalParameterOption
+    return tuple(Formal(i.name, i.option == option.Single, i.option == option.Variadic,
+                        "" if "(" in i.type_str or not i.is_homogeneous else i.type_str, _names(i.types) | wider[i.name],
+                        any(t.startswith("tensor(") for t in (*i.types, *loose[i.name])))
                  for i in schema.inputs)
 
 
@@ -70,7 +72,9 @@ def attributes_of(domain: str, name: str, opset: int) -> dict[str, int] | None:
 def check_attributes(node: onnx.NodeProto, domain: str, opset: int) -> None:
     """Raises ModelError for an attribute that the operator does not have, or of another type than the standard's."""
     known = attributes_of(domain, node.op_type, opset)
-    for a in node.attribute if known is not None else ():
+    if known is None:
+        return
+    for a in node.attribute:
         wanted = known.get(a.name)
         if wanted is None:
             raise ModelError(f"{node.op_type} (opset {opset}) has no attribute {a.name!r}")

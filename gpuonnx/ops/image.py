@@ -59,6 +59,12 @@ def reflected(x: Expr, size: Dim, align_corners: int) -> Expr:
     return select(less_equal(span, 0.0), const(0.0, x.dtype), select(odd, safe - rest, rest) + low)
 
 
+def held_in(x: Expr, size: Dim, align_corners: int) -> Expr:
+    """Moved to the nearest element where it is beyond the border; up to half an element out it may stay."""
+    margin, last = 0.0 if align_corners else 0.5, cast(dim(size - 1), x.dtype)
+    return select(both(less_equal(-margin, x), less_equal(x, last + margin)), x, minimum(maximum(x, 0.0), last))
+
+
 def sampled(x: Tensor, at: tuple[Expr, ...], places: Sequence[Expr], mode: str, align_corners: int) -> Expr:
     """The element at whole positions; what lies outside is 0, the border's, or mirrored."""
     inside: Expr = const(True, "bool")
@@ -95,7 +101,7 @@ def grid_sample(X: Tensor, grid: Tensor, *, align_corners: int = 0, mode: str = 
             c = cast(grid.at(i[0], *i[2:], dim(rank - 1 - a)), "f32" if compute(grid.dtype) == "f32" else "f64")
             x = position(c, X.shape[2 + a], align_corners)
             if padding_mode == "border":
-                x = minimum(maximum(x, 0.0), cast(dim(X.shape[2 + a] - 1), x.dtype))
+                x = held_in(x, X.shape[2 + a], align_corners)
             elif padding_mode == "reflection" and support < 2:
                 x = reflected(x, X.shape[2 + a], align_corners)
             at.append(x)

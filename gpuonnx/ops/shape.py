@@ -260,7 +260,7 @@ def steps_between(origin: str, first: Any, end: Any, by: Any) -> int:
     """How many steps from `first` come before `end`."""
     if by == 0 or not all(map(math.isfinite, (first, end, by))):
         raise ShapeError(f"{origin}: no range goes from {first} to {end} by {by}")
-    return max(0, math.ceil((end - first) / by) if isinstance(by, float) else -((first - end) // by))
+    return max(0, math.ceil((end - first) / by) if isinstance(by, float) else int(-((first - end) // by)))
 
 
 def at_least(size: Dim, least: Dim) -> Dim:

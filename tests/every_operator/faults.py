@@ -25,6 +25,7 @@ FAULTS: dict[str, list[Fault]] = {
     "RoiAlign": [Fault(lambda c: opset(c) < 16, "the reference evaluator reads opset 10 as half_pixel")],
     "StringSplit": [Fault(lambda c: c.inputs[0].ndim == 0, "the reference evaluator refuses scalars")],
     "StringNormalizer": [Fault(lambda c: True, "the reference evaluator strips accents, cuts words at blanks and drops empty ones")],
+    "GridSample": [Fault(lambda c: c.attributes.get("padding_mode") == "reflection" and 1 in c.inputs[0].shape[2:], "the reference evaluator divides by a border of 0")],
     "RMSNormalization": [Fault(lambda c: c.inputs[0].dtype != c.inputs[1].dtype, "type inference gives the output the type of X, the schema that of scale")],
     "SVMClassifier": [Fault(integers, "the reference evaluator cuts scores of integers")],
 }

@@ -1,12 +1,13 @@
 """ai.onnx.ml and the optimisers: features, categories, linear models, support vectors, forests of random trees."""
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import onnx
 from every_operator.draw import WORDS, Case, Draw, kind
-from every_operator.oracle import native
+from every_operator.oracle import native, reference
 from every_operator.row import Row
 from onnx import TensorProto, helper, numpy_helper
 
@@ -284,6 +285,35 @@ def forest_regressed(case: Case) -> list[Any]:
     return [walked(case).astype(F32)]
 
 
+def ensemble(d: Draw) -> Case:
+    """Version 5: inner nodes and leaves in lists of their own."""
+    x = trees_input(d, "T")
+    how = d.integer(0, 3)
+    count = d.integer(1, 2) if how < 2 else 1
+    inner: dict[str, list[int]] = {n: [] for n in ("featureids", "truenodeids", "falsenodeids", "trueleafs", "falseleafs")}
+    leaves, roots = [0], []
+
+    def grow(depth: int) -> int:
+        me = len(inner["featureids"])
+        for column in inner.values():
+            column.append(0)
+        inner["featureids"][me] = d.integer(0, x.shape[1] - 1)
+        for side in ("true", "false"):
+            leaf = depth == 0 or d.flag()
+            inner[f"{side}leafs"][me] = int(leaf)
+            inner[f"{side}nodeids"][me] = leaves[0] if leaf else grow(depth - 1)
+            leaves[0] += leaf
+        return me
+
+    for _ in range(d.integer(1, 3)):
+        roots.append(grow(d.integer(0, 2)))
+    nodes, total = len(inner["featureids"]), leaves[0]
+    modes = np.full(nodes, d.integer(0, 5), np.uint8)
+    return d.case(x, **{f"nodes_{k}": v for k, v in inner.items()}, nodes_modes=numpy_helper.from_array(modes, "m"), tree_roots=roots, n_targets=count, aggregate_function=how,
+                  nodes_splits=numpy_helper.from_array(d.array((nodes,), x.dtype, False, -2, 2), "s"), leaf_targetids=[d.integer(0, count - 1) for _ in range(total)],
+                  leaf_weights=numpy_helper.from_array(d.array((total,), x.dtype, False), "w"), nodes_missing_value_tracks_true=[int(d.flag()) for _ in range(nodes)])
+
+
 def optimizer(d: Draw) -> Case:
     count, shape = d.integer(1, 2), d.shape(0, 3, 1)
     dtype = d.type("T3")
@@ -341,6 +371,6 @@ ML_ROWS: dict[str, Row] = {
     "OneHotEncoder": Row(one_hot_encoder, one_hot_encoded), "Scaler": Row(scaler, scaled), "LinearClassifier": Row(linear_classifier, floor=1, sums=1),
     "LinearRegressor": Row(linear_regressor, regressed, sums=1), "SVMRegressor": Row(svm_regressor, svm_regressed, sums=2, slack=4), "SVMClassifier": Row(svm_classifier, sums=2, slack=4),
     "TreeEnsembleRegressor": Row(forest_regressor, forest_regressed, sums=1), "TreeEnsembleClassifier": Row(forest_classifier, forest_classified, sums=1),
-    "CastMap": Row(cast_map, map_cast), "DictVectorizer": Row(dict_vectorizer, dict_vectorized), "ZipMap": Row(zip_map, zipped),
+    "TreeEnsemble": Row(ensemble, partial(reference, widen=False), sums=1), "CastMap": Row(cast_map, map_cast), "DictVectorizer": Row(dict_vectorizer, dict_vectorized), "ZipMap": Row(zip_map, zipped),
 }
 TRAINING_ROWS: dict[str, Row] = {n: Row(optimizer, single=True, sums=1, floor=1, slack=2) for n in ("Adagrad", "Adam", "Momentum")}

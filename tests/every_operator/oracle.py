@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 from every_operator.draw import Case, kind
-from onnx import helper, numpy_helper, shape_inference
+from onnx import numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
 from gpuonnx.ir import types
@@ -50,7 +50,7 @@ def declared(case: Case) -> list[Any]:
     return [types.numpy_dtype(types.BY_ONNX[t]) if t else drawn[k] for k, t in enumerate(found)]
 
 
-EPSILON = {"f8e8m0": 0.0, "f4e2m1": 0.0, "f64": 1e-9, "f32": 2e-5, "f16": 2e-3, "bf16": 1.6e-2, "f8e4m3fn": 0.13, "f8e4m3fnuz": 0.13, "f8e5m2": 0.26, "f8e5m2fnuz": 0.26, "c64": 1e-4,
+EPSILON = {"f8e8m0": 0.0, "f4e2m1": 0.0, "f6e2m3": 0.0, "f6e3m2": 0.0, "f64": 1e-9, "f32": 2e-5, "f16": 2e-3, "bf16": 1.6e-2, "f8e4m3fn": 0.13, "f8e4m3fnuz": 0.13, "f8e5m2": 0.26, "f8e5m2fnuz": 0.26, "c64": 1e-4,
            "c128": 1e-9}
 LEAST = {"f64": 1e-300, "f32": 1.2e-38, "f16": 1e-4, "bf16": 1.2e-38}
 

@@ -10,6 +10,5 @@ ROWS |= {("ai.onnx.ml", name): row for name, row in learned.ML_ROWS.items()}
 ROWS |= {("ai.onnx.preview.training", name): row for name, row in learned.TRAINING_ROWS.items()}
 NOT_HERE: dict[tuple[str, str], str] = {
     ("", "ImageDecoder"): "its input is a picture file; the official suite has one of each format",
-    ("ai.onnx.ml", "TreeEnsemble"): "",
     ("ai.onnx.preview.training", "Gradient"): "needs a graph to differentiate: test_gradient.py, against finite differences",
 }
