@@ -80,6 +80,14 @@ def test_six_bit_floats(kind: str) -> None:
     np.testing.assert_array_equal(on_devices.run(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 28)]), {})["y0"], codes[:37].astype(F32))
 
 
+@pytest.mark.parametrize("kind", [np.complex64, np.complex128])
+def test_complex_blocks(kind: Any) -> None:
+    """A reshape of strided memory has to copy it."""
+    x = (np.arange(32) + 1j).astype(kind).reshape(1, 2, 4, 4)
+    wanted = x.reshape(1, 2, 2, 2, 2, 2).transpose(0, 3, 5, 1, 2, 4).reshape(1, 8, 2, 2)
+    np.testing.assert_array_equal(run("SpaceToDepth", x, blocksize=2), wanted)
+
+
 def test_cubic_samples_within_half_an_element_of_the_border() -> None:
     """As the reference evaluator: only what is beyond the border is moved to it."""
     x, grid = np.array([[[[1, 2, 4]]]], F32), np.array([[[[-0.9, 0], [0.95, 0], [-1.4, 0]]]], F32)

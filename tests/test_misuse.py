@@ -20,7 +20,8 @@ import gpuonnx
 
 OPTION = defs.OpSchema.FormalParameterOption
 KINDS = {onnx.AttributeProto.INT: "x", onnx.AttributeProto.FLOAT: "x", onnx.AttributeProto.STRING: 1, onnx.AttributeProto.INTS: "x", onnx.AttributeProto.FLOATS: "x",
-         onnx.AttributeProto.STRINGS: 1, onnx.AttributeProto.TENSOR: 1, onnx.AttributeProto.GRAPH: 1, onnx.AttributeProto.TYPE_PROTO: 1}
+         onnx.AttributeProto.STRINGS: 1, onnx.AttributeProto.TENSOR: 1, onnx.AttributeProto.GRAPH: 1, onnx.AttributeProto.TYPE_PROTO: 1,
+         onnx.AttributeProto.SPARSE_TENSOR: 1}
 
 
 @st.composite

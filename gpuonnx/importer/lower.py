@@ -278,6 +278,8 @@ def call_function(frame: Frame, function: Any, node: onnx.NodeProto, inputs: Seq
     from gpuonnx.ir.build import builder
     if frame.prefix.count("/") > 32:
         raise ModelError(f"{describe(node)}: functions call each other more than 32 deep")
+    if len(inputs) > len(function.input):
+        raise ModelError(f"{describe(node)} takes {len(function.input)} inputs, here {len(inputs)}")
     padded = [*inputs, *[None] * (len(function.input) - len(inputs))]
     scope: dict[str, Tensor | None] = dict(zip(function.input, padded, strict=False))
     defaults = {a.name: attribute(a, frame) for a in getattr(function, "attribute_proto", ())}

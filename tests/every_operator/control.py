@@ -119,7 +119,7 @@ def split_up(case: Case) -> list[Any]:
 
 
 def branch(name: str, op: str, inputs: list[str], dtype: int = TensorProto.FLOAT) -> onnx.GraphProto:
-    return helper.make_graph([helper.make_node(op, inputs, [f"{name}_y"])], name, [], [helper.make_tensor_value_info(f"{name}_y", dtype, None)])
+    return helper.make_graph([helper.make_node(op, inputs, [f"{name}_y"], **({"axis": 0} if op == "Flatten" else {}))], name, [], [helper.make_tensor_value_info(f"{name}_y", dtype, None)])
 
 
 def sequence_map(d: Draw) -> Case:
