@@ -75,7 +75,8 @@ def wrong_types(case: Case, schema: Any) -> Iterator[tuple[str, onnx.ModelProto,
 
 
 @pytest.mark.parametrize("operator", ROWS, ids=lambda o: ".".join(o).lstrip("."))
-def test_outside_its_schema(operator: tuple[str, str], every_device: str) -> None:
+def test_outside_its_schema(operator: tuple[str, str]) -> None:
+    """Before any device is asked."""
     schema = versions(*operator)[0]
 
     @settings(max_examples=1, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
