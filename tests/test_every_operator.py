@@ -21,7 +21,7 @@ from onnx import defs
 import gpuonnx
 
 DEEP = int(os.environ.get("GPUONNX_DEEP", "0"))
-EXAMPLES = {"cpu": 20 * DEEP or 3, "emulated-cuda": 8 * DEEP or 2}
+EXAMPLES = {"cpu": 20 * DEEP or 2, "emulated-cuda": 8 * DEEP or 2}
 DOMAINS = ("", "ai.onnx.ml", "ai.onnx.preview.training")
 
 

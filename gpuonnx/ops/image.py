@@ -61,8 +61,9 @@ def reflected(x: Expr, size: Dim, align_corners: int) -> Expr:
 
 def held_in(x: Expr, size: Dim, align_corners: int) -> Expr:
     """Moved to the nearest element where it is beyond the border; up to half an element out it may stay."""
-    margin, last = 0.0 if align_corners else 0.5, cast(dim(size - 1), x.dtype)
-    return select(both(less_equal(-margin, x), less_equal(x, last + margin)), x, minimum(maximum(x, 0.0), last))
+    margin, last = const(0.0 if align_corners else 0.5, x.dtype), cast(dim(size - 1), x.dtype)
+    moved: Expr = minimum(maximum(x, 0.0), last)
+    return select(both(less_equal(-margin, x), less_equal(x, last + margin)), x, moved)
 
 
 def sampled(x: Tensor, at: tuple[Expr, ...], places: Sequence[Expr], mode: str, align_corners: int) -> Expr:

@@ -218,7 +218,8 @@ class Runner:
                         break
             each(at.turn)
             results = body.run([np.array(at.turn, np.int64), np.array(True), *at.state, *captures], held=held)
-            at.going, at.state, at.turn = bool(self._single(results[0], "the condition that the body gives", segment.node)), results[1:1 + count], at.turn + 1
+            at.going = bool(self._single(results[0], "the condition that the body gives", segment.node))
+            at.state, at.turn = results[1:1 + count], at.turn + 1
             for column, value in zip(at.scans, results[1 + count:], strict=True):
                 column.append(value)
         if deadline is not None:
