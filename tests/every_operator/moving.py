@@ -30,7 +30,7 @@ def reshape(d: Draw) -> Case:
     x = any_array(d)
     sizes = [int(s) for s in x.shape]
     shape = list(sizes)
-    how = d.pick("same", "flat", "split", "merged", "zeros")
+    how = d.pick("same", "flat", "split", "merged", "zeros") if x.size else "same"
     if how == "flat":
         shape = [-1] if x.size else [x.size]
     elif how == "merged" and len(shape) > 1:
