@@ -131,8 +131,8 @@ def declared(procedure: Procedure) -> list[tuple[str, tuple[Dim | None, ...] | N
 
 def lower_if(frame: Frame, node: onnx.NodeProto, inputs: Sequence[Tensor | None], attributes: Mapping[str, Any]) -> Results:
     condition = inputs[0]
-    if condition is None:
-        raise ModelError("If has no condition")
+    if condition is None or len(inputs) != 1:
+        raise ModelError(f"If has one input, its condition; here {sum(t is not None for t in inputs)} are given")
     from gpuonnx.importer.lower import inline
     owner = builder()
     known = owner.elements(condition.value)

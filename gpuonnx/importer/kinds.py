@@ -25,6 +25,7 @@ class Formal:
     variadic: bool
     variable: str
     allowed: frozenset[str]
+    tensor: bool = True
 
 
 @cache
@@ -36,11 +37,13 @@ def formals(domain: str, name: str, opset: int) -> tuple[Formal, ...] | None:
         return None
     schema: Any = defs.get_schema(name, opset, domain)
     newest: Any = defs.get_schema(name, domain)
-    wider = {i.name: _names(i.types) for i in newest.inputs}
+    wider, loose = {i.name: _names(i.types) for i in newest.inputs}, {i.name: i.types for i in newest.inputs}
     if any(i.name not in wider for i in schema.inputs):
         return tuple(Formal(i.name, i.option == defs.OpSchema.FormalParameterOption.Single, True, "", frozenset()) for i in schema.inputs)
-    return tuple(Formal(i.name, i.option == defs.OpSchema.FormalParameterOption.Single, i.option == defs.OpSchema.FormalParameterOption.Variadic,
-                        "" if "(" in i.type_str or not i.is_homogeneous else i.type_str, _names(i.types) | wider.get(i.name, frozenset()))
+    option = defs.OpSchema.FormalParameterOption
+    return tuple(Formal(i.name, i.option == option.Single, i.option == option.Variadic,
+                        "" if "(" in i.type_str or not i.is_homogeneous else i.type_str, _names(i.types) | wider[i.name],
+                        any(t.startswith("tensor(") for t in (*i.types, *loose[i.name])))
                  for i in schema.inputs)
 
 
@@ -54,6 +57,30 @@ def _spelled() -> dict[str, str]:
 def _names(spelled: Sequence[str]) -> frozenset[str]:
     known = _spelled()
     return frozenset(known[s] for s in spelled if s in known)
+
+
+@cache
+def attributes_of(domain: str, name: str, opset: int) -> dict[str, int] | None:
+    """The attributes of an operator of the standard, with the number of their type; those of its newest version too."""
+    from onnx import defs
+    if not defs.has(name, opset, domain):
+        return None
+    both: Any = (defs.get_schema(name, domain), defs.get_schema(name, opset, domain))
+    return {n: int(a.type) for schema in both for n, a in schema.attributes.items()}
+
+
+def check_attributes(node: onnx.NodeProto, domain: str, opset: int) -> None:
+    """Raises ModelError for an attribute that the operator does not have, or of another type than the standard's."""
+    known = attributes_of(domain, node.op_type, opset)
+    if known is None:
+        return
+    for a in node.attribute:
+        wanted = known.get(a.name)
+        if wanted is None:
+            raise ModelError(f"{node.op_type} (opset {opset}) has no attribute {a.name!r}")
+        if a.type and a.type != wanted:
+            kind = type(a).AttributeType.Name
+            raise ModelError(f"attribute {a.name!r} of {node.op_type} is a {kind(wanted)}, here a {kind(a.type)}")
 
 
 def check_inputs(node: onnx.NodeProto, inputs: Sequence[Tensor | None], domain: str, opset: int) -> None:
@@ -70,6 +97,8 @@ def check_inputs(node: onnx.NodeProto, inputs: Sequence[Tensor | None], domain: 
         if given is None or not is_tensor(given.dtype) or position >= len(wanted) and not formal.variadic:
             continue
         name = node.input[position]
+        if not formal.tensor:
+            raise UnsupportedType(f"input {name!r} is a tensor of {given.dtype}; {formal.name} of {node.op_type} is none")
         if formal.allowed and given.dtype not in formal.allowed:
             raise UnsupportedType(f"input {name!r} is {given.dtype}; {formal.name} of {node.op_type} may be {', '.join(sorted(formal.allowed))}: "
                                   "insert a Cast")

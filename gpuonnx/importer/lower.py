@@ -10,7 +10,7 @@ import numpy as np
 
 from gpuonnx.errors import GpuOnnxError, ModelError, ShapeError, UnsupportedOp
 from gpuonnx.importer import control, generate
-from gpuonnx.importer.kinds import check_inputs
+from gpuonnx.importer.kinds import check_attributes, check_inputs
 from gpuonnx.importer.procedure import Argument, Environment, InputInfo, Procedure, free_names, is_tensor, read_names
 from gpuonnx.ir import graph as g
 from gpuonnx.ir.build import Builder, NeedsRun, Tensor
@@ -185,16 +185,19 @@ def _results(frame: Frame, node: onnx.NodeProto) -> Sequence[Tensor | None]:
         raise ModelError(f"{describe(node)} reads {missing[0]!r}, which nothing makes")
     inputs = [frame.scope[n] if n else None for n in node.input]
     attributes = {a.name: v for a in node.attribute if (v := attribute(a, frame)) is not None}
-    lowering = LOWERINGS.get((registry.ALIASES.get(node.domain, node.domain), node.op_type))
+    domain = registry.ALIASES.get(node.domain, node.domain)
+    opset = frame.environment.opsets.get(domain, 1)
+    lowering = LOWERINGS.get((domain, node.op_type))
     if node.op_type == "Gradient":
         from gpuonnx.importer import reverse, reverse_cells  # noqa: F401
     if lowering:
+        check_attributes(node, domain, opset)
         return lowering(frame, node, inputs, attributes)
-    opset = frame.environment.opsets.get(registry.ALIASES.get(node.domain, node.domain), 1)
     local = frame.environment.functions.get((node.domain, node.op_type))
     if local is not None:
         return call_function(frame, local, node, inputs, attributes)
-    check_inputs(node, inputs, registry.ALIASES.get(node.domain, node.domain), opset)
+    check_attributes(node, domain, opset)
+    check_inputs(node, inputs, domain, opset)
     definition = registry.find(node.domain, node.op_type, opset)
     if definition is None:
         return call_function(frame, schema_function(node, opset, inputs), node, inputs, attributes)
@@ -272,6 +275,8 @@ def call_function(frame: Frame, function: Any, node: onnx.NodeProto, inputs: Seq
     from gpuonnx.ir.build import builder
     if frame.prefix.count("/") > 32:
         raise ModelError(f"{describe(node)}: functions call each other more than 32 deep")
+    if len(inputs) > len(function.input):
+        raise ModelError(f"{describe(node)} takes {len(function.input)} inputs, here {len(inputs)}")
     padded = [*inputs, *[None] * (len(function.input) - len(inputs))]
     scope: dict[str, Tensor | None] = dict(zip(function.input, padded, strict=False))
     defaults = {a.name: attribute(a, frame) for a in getattr(function, "attribute_proto", ())}

@@ -116,7 +116,7 @@ def _dims(proto: onnx.TensorProto, limit: int) -> tuple[int, ...]:
 
 
 def stored_bytes(dtype: str, count: int) -> int:
-    """Bytes of `count` elements in raw data, where 4- and 2-bit types are packed."""
+    """Bytes of `count` elements in raw data, where types of less than a byte are packed."""
     return -(-count * BITS[dtype] // 8) if dtype in BITS else count * TYPES[dtype].size
 
 
@@ -138,8 +138,11 @@ def _from_raw(proto: onnx.TensorProto, dtype: str, count: int, raw: Any) -> np.n
 
 
 def _unpack(packed: np.ndarray, dtype: str, count: int) -> np.ndarray:
-    """Packed 4- or 2-bit codes, low bits first, to one code a byte, as ml_dtypes holds them (upper bits zero)."""
+    """Packed codes of less than a byte, low bits first, to one code a byte, as ml_dtypes holds them (upper bits zero)."""
     bits = BITS[dtype]
+    if 8 % bits:
+        stream = np.unpackbits(packed, bitorder="little")[:count * bits].reshape(count, bits)
+        return np.packbits(stream, axis=1, bitorder="little").reshape(count).view(numpy_dtype(dtype))
     per = 8 // bits
     codes = np.empty((packed.size, per), np.uint8)
     for k in range(per):

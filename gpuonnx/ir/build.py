@@ -85,7 +85,10 @@ class Tensor:
         """Sorted non-negative axes; None is all of them."""
         if axes is None:
             return tuple(range(self.rank))
-        return tuple(sorted({self.axis(int(a)) for a in np.atleast_1d(np.asarray(axes, np.int64))}))
+        found = [self.axis(int(a)) for a in np.atleast_1d(np.asarray(axes, np.int64))]
+        if len(set(found)) != len(found):
+            raise ShapeError(f"{self.builder.origin}: axes {np.ravel(axes).tolist()} repeat")
+        return tuple(sorted(found))
 
     # types
     def cast(self, dtype: str) -> Tensor:
@@ -112,6 +115,8 @@ class Tensor:
 
     def flatten(self, axis: int = 1) -> Tensor:
         """A matrix split at `axis`; a negative axis counts from the rank."""
+        if not -self.rank <= axis <= self.rank:
+            raise ShapeError(f"{self.builder.origin}: axis {axis} splits no tensor of rank {self.rank}")
         axis = axis + self.rank if axis < 0 else axis
         return self.reshape(product(self.shape[:axis]), product(self.shape[axis:]))
 
@@ -132,6 +137,8 @@ class Tensor:
 
     def unsqueeze(self, axes: Sequence[int]) -> Tensor:
         rank = self.rank + len(axes)
+        if any(not -rank <= a < rank for a in axes):
+            raise ShapeError(f"{self.builder.origin}: axes {list(axes)} of a result of rank {rank}")
         new = {int(a) % rank for a in axes}
         if len(new) != len(axes):
             raise ShapeError(f"{self.builder.origin}: axes {list(axes)} repeat")
@@ -146,6 +153,14 @@ class Tensor:
             return self
         lead = len(wanted) - self.rank
         return self.view(wanted, lambda *i: [self.builder.along(s, wanted[lead + a], lead + a) for a, s in enumerate(self.shape)])
+
+    def kept_to(self, shape: Sequence[Dim]) -> Tensor:
+        """Itself; where an operand stretched what must keep `shape`, an error."""
+        if self.rank != len(shape):
+            raise ShapeError(f"{self.builder.origin}: {list(self.shape)} has more axes than {list(shape)}")
+        for got, wanted in zip(self.shape, shape, strict=True):
+            self.builder.meet(got, wanted)
+        return self
 
     def slice(self, axis: int, start: Dim, size: Dim, step: int = 1) -> Tensor:
         """`size` elements of `axis` from `start` (non-negative, in range) by `step` (any sign)."""

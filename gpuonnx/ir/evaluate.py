@@ -43,8 +43,8 @@ def evaluable(node: g.Node) -> bool:
 
 
 def cast(array: np.ndarray, dtype: str) -> np.ndarray:
-    """To a stored or compute type: integers wrap, floats saturate at the ends of an integer type (NaN gives 0), float8 and
-    float4 saturate at their largest value (an infinity stays one in f8e5m2, which has it), the rest rounds to nearest even."""
+    """To a stored or compute type: integers wrap, floats saturate at the ends of an integer type (NaN gives 0), float8,
+    float6 and float4 saturate at their largest value (an infinity stays one in f8e5m2, which has it), the rest rounds to nearest even."""
     to = numpy_dtype(dtype)
     if array.dtype == to:
         return array
@@ -52,7 +52,7 @@ def cast(array: np.ndarray, dtype: str) -> np.ndarray:
         return _cast_text(array, to)
     if kind(dtype) in "iu" and _is_float(array):
         return _float_to_integer(array, to)
-    if dtype.startswith(("f8e4", "f8e5", "f4")) and _is_float(array):
+    if dtype.startswith(("f8e4", "f8e5", "f4", "f6")) and _is_float(array):
         import ml_dtypes
         most = float(ml_dtypes.finfo(to).max)  # type: ignore[no-untyped-call]
         wide = array.astype(np.float32)

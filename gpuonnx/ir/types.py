@@ -29,6 +29,7 @@ _ROWS = """
     f8e5m2 19 float8_e5m2 1 f f32          f8e5m2fnuz 20 float8_e5m2fnuz 1 f f32
     u4 21 uint4 1 u u8           i4 22 int4 1 i i8            f4e2m1 23 float4_e2m1fn 1 f f32
     f8e8m0 24 float8_e8m0fnu 1 f f32       u2 25 uint2 1 u u8            i2 26 int2 1 i i8
+    f6e2m3 27 float6_e2m3fn 1 f f32        f6e3m2 28 float6_e3m2fn 1 f f32
 """.split()
 
 TYPES = {
@@ -37,7 +38,7 @@ TYPES = {
 }
 BY_ONNX = {t.onnx: t.name for t in TYPES.values()}
 INDEX = "ix"
-BITS = {"i2": 2, "u2": 2, "i4": 4, "u4": 4, "f4e2m1": 4}
+BITS = {"i2": 2, "u2": 2, "i4": 4, "u4": 4, "f4e2m1": 4, "f6e2m3": 6, "f6e3m2": 6}
 
 
 @cache

@@ -22,7 +22,7 @@ def leaky_relu(x: Tensor, *, alpha: float = 0.01) -> Tensor:
 
 @op("PRelu", since=7)
 def p_relu(x: Tensor, slope: Tensor) -> Tensor:
-    return pointwise(lambda v, s: select(less(v, 0), s * v, v), x, slope)
+    return pointwise(lambda v, s: select(less(v, 0), s * v, v), x, slope).kept_to(x.shape)
 
 
 @op("PRelu", since=1)
@@ -109,7 +109,9 @@ def swiglu(a: Tensor, b: Tensor, *, alpha: float = 1.0) -> Tensor:
 
 @op("Shrink", since=9)
 def shrink(x: Tensor, *, bias: float = 0.0, lambd: float = 0.5) -> Tensor:
-    return pointwise(lambda v: select(less(v, -lambd), v + bias, select(greater(v, lambd), v - bias, 0)), x)
+    """Of integers: in float64, cut."""
+    wide = x if x.kind == "f" else x.cast("f64")
+    return pointwise(lambda v: select(less(v, -lambd), v + bias, select(greater(v, lambd), v - bias, 0)), wide).cast(x.dtype)
 
 
 @op("Softmax", since=13)

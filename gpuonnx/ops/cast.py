@@ -21,7 +21,7 @@ def converted(x: Tensor, dtype: str, saturate: int = 1, round_mode: str = "up") 
     if "str" in (dtype, x.dtype):
         made: Tensor = host("cast_text", x, out=Spec(dtype, x.shape), why="text is handled in Python", to=dtype)
         return made
-    if dtype[:2] in ("f8", "f4") and x.kind != "f":
+    if dtype[:2] in ("f8", "f6", "f4") and x.kind != "f":
         x = x.cast("f32")
     if dtype == "f8e8m0":
         return to_exponent(x, saturate, round_mode)

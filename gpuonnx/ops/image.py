@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpuonnx.errors import ModelError
+from gpuonnx.errors import ModelError, ShapeError
 from gpuonnx.ir import dims as d
 from gpuonnx.ir.build import Expr, Tensor, builder, cast, const, dim, product, tensor_map, tensor_reduce
 from gpuonnx.ir.dims import Dim
@@ -23,6 +23,29 @@ def position(coordinate: Expr, size: Dim, align_corners: int) -> Expr:
     return ((coordinate + 1.0) * length - 1.0) / 2.0
 
 
+@op("AffineGrid", since=20)
+def affine_grid(theta: Tensor, size: Dims, *, align_corners: int = 0) -> Tensor:
+    """theta [N, n, n + 1] maps the places of an output of `size` [N, C, (D,) H, W] to [N, (D,) H, W, n], in [-1, 1], x first."""
+    spatial, wide = list(size[2:]), compute(theta.dtype)
+    n = len(spatial)
+    if theta.rank != 3 or n not in (2, 3):
+        raise ShapeError(f"{builder().origin}: theta has 3 axes and size 4 or 5 numbers, here {theta.rank} and {len(size)}")
+    for got, wanted in zip(theta.shape, (size[0], n, n + 1), strict=True):
+        builder().meet(got, wanted)
+
+    def centre(place: Expr, count: Dim) -> Expr:
+        number, whole = cast(place, wide), cast(dim(count), wide)
+        return number * 2.0 / maximum(whole - 1.0, 1.0) - 1.0 if align_corners else (number * 2.0 + 1.0) / whole - 1.0
+
+    def element(b: Expr, *at: Expr) -> Expr:
+        *where, axis = at
+        total = cast(theta.at(b, axis, dim(n)), wide)
+        for k in range(n):
+            total = total + cast(theta.at(b, axis, dim(k)), wide) * centre(where[n - 1 - k], spatial[n - 1 - k])
+        return total
+    return tensor_map([size[0], *spatial, n], theta.dtype, element)
+
+
 def reflected(x: Expr, size: Dim, align_corners: int) -> Expr:
     """Mirrored at the borders until it is inside."""
     low = 0.0 if align_corners else -0.5
@@ -34,6 +57,13 @@ def reflected(x: Expr, size: Dim, align_corners: int) -> Expr:
     rest = away - folds * safe
     odd = equal(folds - apply("floor", folds / 2.0) * 2.0, 1.0)
     return select(less_equal(span, 0.0), const(0.0, x.dtype), select(odd, safe - rest, rest) + low)
+
+
+def held_in(x: Expr, size: Dim, align_corners: int) -> Expr:
+    """Moved to the nearest element where it is beyond the border; up to half an element out it may stay."""
+    margin, last = const(0.0 if align_corners else 0.5, x.dtype), cast(dim(size - 1), x.dtype)
+    moved: Expr = minimum(maximum(x, 0.0), last)
+    return select(both(less_equal(-margin, x), less_equal(x, last + margin)), x, moved)
 
 
 def sampled(x: Tensor, at: tuple[Expr, ...], places: Sequence[Expr], mode: str, align_corners: int) -> Expr:
@@ -59,6 +89,10 @@ def grid_sample(X: Tensor, grid: Tensor, *, align_corners: int = 0, mode: str = 
     supports = {"nearest": 0, "linear": 1, "bilinear": 1, "cubic": 2, "bicubic": 2}
     if mode not in supports or padding_mode not in ("zeros", "border", "reflection"):
         raise ModelError(f"{builder().origin}: mode {mode!r} or padding_mode {padding_mode!r} is not known")
+    if grid.rank != X.rank:
+        raise ShapeError(f"{builder().origin}: a grid of {grid.rank} axes for an image of {X.rank}; both must have the same number")
+    builder().meet(grid.shape[-1], rank)
+    builder().meet(grid.shape[0], X.shape[0])
     support = supports[mode]
     shape = (X.shape[0], X.shape[1], *grid.shape[1:-1])
 
@@ -68,7 +102,7 @@ def grid_sample(X: Tensor, grid: Tensor, *, align_corners: int = 0, mode: str = 
             c = cast(grid.at(i[0], *i[2:], dim(rank - 1 - a)), "f32" if compute(grid.dtype) == "f32" else "f64")
             x = position(c, X.shape[2 + a], align_corners)
             if padding_mode == "border":
-                x = minimum(maximum(x, 0.0), cast(dim(X.shape[2 + a] - 1), x.dtype))
+                x = held_in(x, X.shape[2 + a], align_corners)
             elif padding_mode == "reflection" and support < 2:
                 x = reflected(x, X.shape[2 + a], align_corners)
             at.append(x)
@@ -109,6 +143,8 @@ def col2im(input: Tensor, image_shape: Dims, block_shape: Dims, *, dilations: In
     rank, taps = len(kernel), product([int(builder().ask(k)) for k in block_shape])
     window = Window.of(list(image_shape), kernel, "NOTSET", dilations, pads, strides)
     channels = d.floordiv(input.shape[1], taps)
+    builder().meet(input.shape[1], channels * taps)
+    builder().meet(input.shape[2], product(window.out))
     ranges = (input.shape[0], channels, *image_shape, *kernel)
 
     def element(*i: Expr) -> Expr:

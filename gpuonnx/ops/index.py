@@ -15,11 +15,11 @@ COMBINE = {"none": None, "add": "add", "mul": "mul", "max": "max", "min": "min"}
 
 @op("Gather", since=1)
 def gather(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
-    """out[.., i.., ..] = x[.., indices[i..], ..]; a constant scalar index makes a view."""
+    """out[.., i.., ..] = x[.., indices[i..], ..]; one constant index makes a view."""
     axis = x.axis(axis)
     known = x.builder.constants.get(indices.value)
-    if known is not None and known.ndim == 0:
-        return taken(x, axis, int(known))
+    if known is not None and known.size == 1:
+        return taken(x, axis, int(known.reshape(()))).unsqueeze(range(axis, axis + known.ndim))
     stop = axis + indices.rank
     shape = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1:])
     return tensor_map(shape, x.dtype, lambda *i: x.at(*i[:axis], from_end(indices.at(*i[axis:stop]), x.shape[axis]), *i[stop:]))
@@ -130,6 +130,7 @@ def tensor_scatter_24(past: Tensor, update: Tensor, write_indices: Tensor | None
 @op("OneHot", since=9)
 def one_hot(indices: Tensor, depth: Dims, values: Tensor, *, axis: int = -1) -> Tensor:
     """values[1] where the new axis is at the index, values[0] elsewhere; an index out of range has no place."""
+    values.builder.meet(values.shape[0], 2)
     size = depth[0] if isinstance(depth[0], (int, d.Poly)) else d.rounded("trunc", depth[0])
     rank = indices.rank + 1
     if not -rank <= axis < rank:
@@ -155,7 +156,7 @@ def reverse_sequence(x: Tensor, sequence_lens: Tensor, *, batch_axis: int = 1, t
     """The first sequence_lens[batch] steps of time backwards, the rest as they are."""
     def source(*i: Expr) -> Expr:
         step, length = i[time_axis], cast(sequence_lens.at(i[batch_axis]), "ix")
-        back = select(less(step, length), length - 1 - step, step)
+        back = select(less(step, length), length - 1 - step, select(less(length, 0), length, step))
         return x.at(*i[:time_axis], back, *i[time_axis + 1:])
     return tensor_map(x.shape, x.dtype, source)
 

@@ -7,14 +7,14 @@ from functools import reduce
 
 from gpuonnx.errors import ModelError
 from gpuonnx.ir.build import Tensor, elementwise, full, where
-from gpuonnx.ir.formula import Scalar, equal, isinf, maximum, minimum, power
+from gpuonnx.ir.formula import Scalar, equal, erf, isinf, maximum, minimum, power
 from gpuonnx.ops.registry import op
 
 Definition = Callable[..., Tensor]
 
 UNARY = """
     Abs 1 abs          Neg 1 neg          Reciprocal 1 reciprocal   Sqrt 1 sqrt      Exp 1 exp        Log 1 log
-    Floor 1 floor      Ceil 1 ceil        Round 11 rint             Sign 9 sign      Erf 9 erf        IsNaN 9 isnan
+    Floor 1 floor      Ceil 1 ceil        Round 11 rint             Sign 9 sign      IsNaN 9 isnan
     Sin 7 sin          Cos 7 cos          Tan 7 tan                 Asin 7 asin      Acos 7 acos      Atan 7 atan
     Sinh 9 sinh        Cosh 9 cosh        Asinh 9 asinh             Acosh 9 acosh    Atanh 9 atanh
     Sigmoid 1 sigmoid  Tanh 1 tanh        Not 1 not                 BitwiseNot 18 bit_not
@@ -66,6 +66,12 @@ for _name, _since, _function in rows(BINARY):
     op(_name, _since)(binary(_function))
     if _since == 7:
         op(_name, 1)(binary_1(_function))
+
+
+@op("Erf", since=9)
+def erf_of(x: Tensor) -> Tensor:
+    """Of integers: in float64, cut."""
+    return erf(x) if x.kind == "f" else erf(x.cast("f64")).cast(x.dtype)
 
 
 @op("Pow", since=7)

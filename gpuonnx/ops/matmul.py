@@ -76,13 +76,13 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
 
 @op("Gemm", since=7)
 def gemm(a: Tensor, b: Tensor, c: Tensor | None = None, *, alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0) -> Tensor:
+    if a.rank != 2 or b.rank != 2:
+        raise ShapeError(f"{builder().origin}: A and B are matrices, here of rank {a.rank} and {b.rank}")
     a, b = transposed(a) if transA else a, transposed(b) if transB else b
     y = scaled(matrix_product(a, b), alpha)
     if c is None:
         return y
-    if builder().broadcast(y.shape, c.shape) != tuple(y.shape):
-        raise ShapeError(f"{builder().origin}: C of shape {list(c.shape)} does not broadcast to {list(y.shape)}")
-    return y + scaled(c, beta)
+    return (y + scaled(c, beta)).kept_to(y.shape)
 
 
 def scaled(t: Tensor, factor: float) -> Tensor:

@@ -123,19 +123,24 @@ def rooted(t: Tensor, p: float) -> Tensor:
     return t if p == 1 else power(t, 1 / p)
 
 
+def images(x: Tensor) -> range:
+    """The axes after batch and channels."""
+    return range(2, 2 + len(spatial(x)))
+
+
 @op("GlobalAveragePool", since=1)
 def global_average_pool(x: Tensor) -> Tensor:
-    return x.mean(range(2, x.rank), keepdims=True)
+    return x.mean(images(x), keepdims=True)
 
 
 @op("GlobalMaxPool", since=1)
 def global_max_pool(x: Tensor) -> Tensor:
-    return x.max(range(2, x.rank), keepdims=True)
+    return x.max(images(x), keepdims=True)
 
 
 @op("GlobalLpPool", since=2)
 def global_lp_pool(x: Tensor, *, p: int = 2) -> Tensor:
-    axes = range(2, x.rank)
+    axes = images(x)
     powers = tensor_map(x.shape, compute(x.dtype), lambda *i: powered(x.at(*i), p))
     return rooted(powers.sum(axes, keepdims=True), p).cast(x.dtype)
 

@@ -113,7 +113,7 @@ def roi_align(X: Tensor, rois: Tensor, batch_indices: Tensor, *, coordinate_tran
 
     def element(r: Expr, c: Expr, i: Expr, j: Expr, k: Expr, m: Expr) -> Expr:
         axes = [corners(cell(r, at, n, a), X.shape[2 + a]) for a, (at, n) in enumerate(((i, k), (j, m)))]
-        batch = clamped(batch_indices.at(r), X.shape[0])
+        batch = cast(batch_indices.at(r), "ix")
         parts = [cast(X.at(batch, c, row, column), wide) * (u * v) for (row, u), (column, v) in combinations(*axes)]
         value = parts[0] + parts[1] + parts[2] + parts[3] if mode == "avg" else maximum(maximum(parts[0], parts[1]), maximum(parts[2], parts[3]))
         used = both(less(k, samples(r, 0)), less(m, samples(r, 1)))
@@ -160,7 +160,7 @@ def max_roi_pool(X: Tensor, rois: Tensor, *, pooled_shape: list[int], spatial_sc
 
     def element(r: Expr, c: Expr, i: Expr, j: Expr, k: Expr, m: Expr) -> Expr:
         (top, bottom), (left, right) = bounds(r, i, 0), bounds(r, j, 1)
-        value = X.at(clamped(rois.at(r, 0), X.shape[0]), c, clamped(top + k, X.shape[2]), clamped(left + m, X.shape[3]))
+        value = X.at(cast(rois.at(r, 0), "ix"), c, clamped(top + k, X.shape[2]), clamped(left + m, X.shape[3]))
         return guard(both(less(top + k, bottom), less(left + m, right)), value, const(float("-inf"), wide))
     shape = (rois.shape[0], X.shape[1], *pooled_shape)
     largest = tensor_reduce((*shape, most(0), most(1)), [4, 5], "max", X.dtype, element)

@@ -142,6 +142,8 @@ def split(x: Tensor, split: Dims | None = None, *, axis: int = 0, num_outputs: i
         part = -d.floordiv(-size, count)
         split = [part] * (count - 1) + [size - part * (count - 1)]
     x.builder.require(sum(split[1:], split[0]) - size, f"the parts of a Split make up its axis of {size}", equal=True)
+    if len(split) != outputs:
+        raise ShapeError(f"{x.builder.origin}: {len(split)} parts for {outputs} outputs")
     starts = [sum(split[:k]) for k in range(len(split))]
     return [x.slice(axis, start, part) for start, part in zip(starts, split, strict=True)]
 
@@ -238,16 +240,27 @@ def element(t: Tensor) -> Expr:
 
 def range_size(start: Tensor, limit: Tensor, delta: Tensor) -> Dim:
     owner = start.builder
+    if start.dtype == "f64":
+        first, end, by = (float(owner.numbers(t).reshape(-1)[0]) for t in (start, limit, delta))
+        return steps_between(owner.origin, first, end, by)
     known = [owner.constants[t.value].reshape(-1)[0].item() for t in (start, limit, delta) if t.value in owner.constants]
     if len(known) == 3:
         first, end, by = known
-        return max(0, int(math.ceil((end - first) / by) if start.kind == "f" else -((first - end) // by)))
+        return steps_between(owner.origin, first, end, by)
     a, b, step = (owner.read(t).reshape(-1)[0] for t in (start, limit, delta))
     if start.kind == "f":
         steps: Dim = d.rounded("ceil", d.real_op("div", d.real_op("sub", d.real(b), d.real(a)), d.real(step)))
     else:
+        owner.require(step * step - 1, "a Range steps by something other than 0")
         steps = -d.floordiv(a - b, step)
     return at_least(steps, 0)
+
+
+def steps_between(origin: str, first: Any, end: Any, by: Any) -> int:
+    """How many steps from `first` come before `end`."""
+    if by == 0 or not all(map(math.isfinite, (first, end, by))):
+        raise ShapeError(f"{origin}: no range goes from {first} to {end} by {by}")
+    return max(0, math.ceil((end - first) / by) if isinstance(by, float) else int(-((first - end) // by)))
 
 
 def at_least(size: Dim, least: Dim) -> Dim:

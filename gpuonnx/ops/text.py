@@ -1,6 +1,7 @@
 """Text: everything runs in Python."""
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,10 @@ def string_split(x: Tensor, *, delimiter: str | None = None, maxsplit: int | Non
 def regex_full_match(x: Tensor, *, pattern: str | None = None) -> Any:
     if pattern is None:
         raise ModelError("RegexFullMatch needs a pattern")
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ModelError(f"{builder().origin}: {pattern!r} is no regular expression: {error}") from error
     return host("regex_full_match", x, out=Spec("bool", x.shape), why=WHY, pattern=pattern)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gpuonnx.errors import ModelError
+from gpuonnx.errors import ModelError, ShapeError
 from gpuonnx.ir import dims as d
 from gpuonnx.ir.build import Expr, Tensor, builder, dim
 from gpuonnx.ir.dims import Dim
@@ -12,6 +12,7 @@ from gpuonnx.ir.expr import const
 from gpuonnx.ir.formula import both, less, less_equal
 
 Ints = Sequence[int] | None
+AUTO_PADS = ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Window:
            strides: Ints = None, ceil_mode: int = 0) -> Window:
         """The window over spatial `sizes`; auto_pad: NOTSET, VALID, SAME_UPPER, SAME_LOWER."""
         rank = len(kernel)
+        if auto_pad not in AUTO_PADS:
+            raise ModelError(f"{builder().origin}: auto_pad is one of {', '.join(AUTO_PADS)}, here {auto_pad!r}")
         strides, dilations = tuple(strides or (1,) * rank), tuple(dilations or (1,) * rank)
         given = tuple(pads or (0,) * (2 * rank))
         if not rank == len(sizes) == len(strides) == len(dilations) == len(given) // 2:
@@ -95,4 +98,6 @@ class Window:
 
 def spatial(x: Tensor) -> tuple[Dim, ...]:
     """The sizes after batch and channels."""
+    if x.rank < 2:
+        raise ShapeError(f"{builder().origin}: an image has a batch and channels first, here there are {x.rank} axes")
     return tuple(x.shape[2:])

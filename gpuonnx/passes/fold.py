@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ import numpy as np
 from gpuonnx.ir import dims as d
 from gpuonnx.ir import graph as g
 from gpuonnx.ir.expr import Expr, const, postorder
+from gpuonnx.ir.scalar import SCALARS
 from gpuonnx.ir.types import compute, kind
 from gpuonnx.passes.rewrite import Edit, Trace, change_leaves, numbered
 
@@ -63,6 +64,10 @@ class Folding:
             return inlined if inlined is not None else Expr("load", x.args, x.dtype, value)
 
         new = [change_leaves(r, leaf, done) for r in roots]
+        if not all(certain(x.args, done[x].args, node.inputs[x.value]) for x in postorder(roots) if x.op == done[x].op == "load"):
+            return node
+        if isinstance(node, g.Scatter) and not certain(node.index, new[1:], node.inputs[0]):
+            return node
         first = node.inputs[:1] if isinstance(node, g.Scatter) else ()
         inputs, exprs = numbered(new, first)
         if inputs == node.inputs or not self.trace.allow("scalar constant", node.origins):
@@ -81,7 +86,7 @@ class Folding:
         array = self.edit.constants.get(value)
         if array is None or array.size > SMALL or kind(value.dtype) not in "fiub":
             return None
-        if array.size != 1 and any(a.op != "const" for a in load.args):
+        if any(a.op != "const" for a in load.args) and (array.size != 1 or any(map(from_data, load.args))):
             return None
         at = tuple([a.value for a in load.args]) if array.size != 1 else (0,) * array.ndim
         if any(not 0 <= k < s for k, s in zip(at, array.shape, strict=True)):
@@ -202,6 +207,38 @@ def index_loads(roots: tuple[Expr, ...]) -> set[Expr]:
         if x.op == "load":
             found.update(y for y in postorder(x.args) if y.op == "load")
     return found
+
+
+def from_data(e: Expr) -> bool:
+    return any(x.op == "load" for x in postorder((e,)))
+
+
+def certain(before: Sequence[Expr], after: Sequence[Expr], value: g.Value) -> bool:
+    """Whether indices into `value` that were data and are now constants are surely in range: what is not stays data, which
+    kernels check."""
+    for old, new, size in zip(before, after, value.dims, strict=True):
+        if old is new or not from_data(old) or from_data(new):
+            continue
+        place = dim_of(new)
+        if place is None or not (d.at_most(0, place) and d.at_most(place, size - 1)):
+            return False
+    return True
+
+
+def dim_of(e: Expr) -> Any:
+    """The Dim that an expression without loads and indices is; None where it is none."""
+    done: dict[Expr, Any] = {}
+    for x in postorder((e,)):
+        row = SCALARS.get(x.op)
+        if x.op in ("const", "dim"):
+            done[x] = x.value
+        elif x.op == "cast":
+            done[x] = done[x.args[0]]
+        elif row is None or row.dim is None or any(done[a] is None for a in x.args):
+            done[x] = None
+        else:
+            done[x] = row.dim(*(done[a] for a in x.args))
+    return done[e]
 
 
 def common_scalars(graph: g.Graph) -> Counter[tuple[str, str]]:

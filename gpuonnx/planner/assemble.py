@@ -312,7 +312,10 @@ class Assembler:
         return self.places[value].buffer.side
 
     def _identity(self, node: g.Node, value: g.Value, source: Place, target: Place, side: str, why: str) -> None:
-        """Copy elements from one place to another of the same memory."""
+        """Copy elements from one place to another of the same memory; complex ones as words of 8 bytes, as no vector holds them."""
+        if types.kind(value.dtype) == "c":
+            words = types.size(value.dtype) // 8
+            value, source, target = g.Value("i64", (*value.dims, words)), in_words(source, words), in_words(target, words)
         stand = g.Value(value.dtype, value.shape)
         axes = tuple(map(index, range(value.rank)))
         copy = g.Map((value,), (stand,), expr=load(0, value.dtype, axes), origins=node.origins)
@@ -337,6 +340,11 @@ class Assembler:
                 self.packed_buffers[key, side] = made
             action.packed.append(made)
         self.actions.append(action)
+
+
+def in_words(place: Place, words: int) -> Place:
+    """The place of the words that elements are made of, on a new last axis."""
+    return Place(place.buffer, (*(s * words for s in place.strides), 1), place.offset * words)
 
 
 def _count(shape: Sequence[Dim]) -> Dim:

@@ -179,10 +179,7 @@ class Runner:
         self._store(segment.outputs, segment.dtypes, results, segment.node)
 
     def _branch(self, segment: p.Branch) -> None:
-        condition = np.asarray(self.frame.value(segment.condition))
-        if condition.size != 1:
-            raise ShapeError(f"{', '.join(self.program.nodes[segment.node].origins)}: the condition has {condition.size} elements, not 1")
-        side = 0 if bool(condition.reshape(())) else 1
+        side = 0 if self._single(self.frame.value(segment.condition), "the condition", segment.node) else 1
         values = [self._lent(t) for t in segment.inputs[side]]
         results = self.variant.bodies[segment.bodies[side]].run(values, held=self.held + self.frame.used)
         self._store(segment.outputs, segment.dtypes, results, segment.node)
@@ -192,10 +189,17 @@ class Runner:
         value = self.frame.value(ref)
         return tensor(value, ref.dtype) if isinstance(value, np.ndarray) else value
 
+    def _single(self, value: Any, what: str, node: int) -> Any:
+        """The only element of what may have no others."""
+        array = np.asarray(value)
+        if array.size != 1:
+            raise ShapeError(f"{', '.join(self.program.nodes[node].origins)}: {what} has {array.size} elements, not 1")
+        return array.reshape(()).item()
+
     def _loop(self, segment: p.Repeat) -> None:
         body = self.variant.bodies[segment.body]
-        limit = None if segment.trip is None else int(np.asarray(self.frame.value(segment.trip)).reshape(()))
-        going = True if segment.condition is None else bool(np.asarray(self.frame.value(segment.condition)).reshape(()))
+        limit = None if segment.trip is None else int(self._single(self.frame.value(segment.trip), "the number of iterations", segment.node))
+        going = segment.condition is None or bool(self._single(self.frame.value(segment.condition), "the condition", segment.node))
         captures = [self._lent(t) for t in segment.captures]
         at = Turns(0, going, [self._lent(t) for t in segment.carried], [[] for _ in segment.outputs[len(segment.carried):]])
         count, deadline, held = len(at.state), current_deadline.get(), self.held + self.frame.used
@@ -214,7 +218,8 @@ class Runner:
                         break
             each(at.turn)
             results = body.run([np.array(at.turn, np.int64), np.array(True), *at.state, *captures], held=held)
-            at.going, at.state, at.turn = bool(np.asarray(results[0]).reshape(())), results[1:1 + count], at.turn + 1
+            at.going = bool(self._single(results[0], "the condition that the body gives", segment.node))
+            at.state, at.turn = results[1:1 + count], at.turn + 1
             for column, value in zip(at.scans, results[1 + count:], strict=True):
                 column.append(value)
         if deadline is not None:

@@ -174,7 +174,7 @@ def _given(source: tuple[int, int | None, int | None], arguments: Sequence[Argum
     if argument.elements is None or element is None or argument.elements.size <= element:
         return None
     item = argument.elements.ravel()[element]
-    return float(item) if argument.elements.dtype.kind == "f" else int(item)
+    return float(item) if types.kind(argument.dtype) == "f" else int(item)
 
 
 def argument_of(value: Any, dtype: str) -> Argument:
@@ -182,7 +182,7 @@ def argument_of(value: Any, dtype: str) -> Argument:
     if not isinstance(value, np.ndarray):
         return Argument(dtype, None)
     dtype = types.of_numpy(value.dtype) if dtype == "undefined" else dtype
-    small = value.size <= SMALL_ELEMENTS and (value.dtype.kind in "iub" or value.dtype == np.float32)
+    small = value.size <= SMALL_ELEMENTS and (value.dtype.kind in "iubf" or value.dtype.name == "bfloat16")
     return Argument(dtype, tuple(value.shape), value if small else None)
 
 

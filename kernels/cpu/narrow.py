@@ -33,7 +33,8 @@ class Small:
 
 
 SMALL = {"f8e4m3fn": Small(4, 3, 7, "fn"), "f8e4m3fnuz": Small(4, 3, 8, "uz"), "f8e5m2": Small(5, 2, 15, "ieee"),
-         "f8e5m2fnuz": Small(5, 2, 16, "uz"), "f4e2m1": Small(2, 1, 1, "finite")}
+         "f8e5m2fnuz": Small(5, 2, 16, "uz"), "f4e2m1": Small(2, 1, 1, "finite"), "f6e2m3": Small(2, 3, 1, "finite"),
+         "f6e3m2": Small(3, 2, 3, "finite")}
 
 
 class Words:

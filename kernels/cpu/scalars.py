@@ -413,23 +413,37 @@ def log1p(b: Any, dtype: str, x: Any) -> Any:
     return b.select(usable, b.fadd(whole, b.select(usable, lost, number(b, 0, x))), whole)
 
 
-def _reduced_angle(b: Any, x: Any) -> tuple[Any, Any]:
-    """(quadrant as i32, angle in [-pi/4, pi/4]); the subtraction is done in double precision."""
+def _reduced_angle(b: Any, x: Any) -> tuple[Any, Any, Any]:
+    """(quadrant as i32, angle in [-pi/4, pi/4], lanes too large for that); the subtraction is done in double precision."""
     count = x.type.count
     double, i32 = ir.VectorType(ir.DoubleType(), count), ir.VectorType(ir.IntType(32), count)
     wide = b.fpext(x, double)
     n = b.intrinsic("llvm.rint", b.fmul(wide, number(b, 2 / math.pi, wide)))
     r = b.fma(n, number(b, -1.5707963267948966, wide), wide)
     r = b.fma(n, number(b, -6.123233995736766e-17, wide), r)
-    inside = b.fcmp_ordered("<", b.intrinsic("llvm.fabs", n), number(b, 2.0**31, wide))
-    return b.fptosi(b.select(inside, n, number(b, 0, wide)), i32), b.fptrunc(r, x.type)
+    inside = b.fcmp_unordered("<", b.intrinsic("llvm.fabs", n), number(b, 2.0**31, wide))
+    counted = b.fcmp_ordered("<", b.intrinsic("llvm.fabs", n), number(b, 2.0**31, wide))
+    return b.fptosi(b.select(counted, n, number(b, 0, wide)), i32), b.fptrunc(r, x.type), b.not_(inside)
+
+
+def _unless_any(b: Any, rare: Any, value: Any, otherwise: Any) -> Any:
+    """`value`, or in the vectors where a lane is `rare`, what `otherwise()` computes."""
+    found = b.icmp_unsigned("!=", b.bitcast(rare, ir.IntType(rare.type.count)), ir.IntType(rare.type.count)(0))
+    before = b.block
+    with b.if_then(found, likely=False):
+        slow = otherwise()
+        inside = b.block
+    chosen = b.phi(value.type)
+    chosen.add_incoming(value, before)
+    chosen.add_incoming(slow, inside)
+    return chosen
 
 
 def _circular(name: str, quarter: int) -> None:
     def emitted(b: Any, dtype: str, x: Any) -> Any:
         if dtype == "f64":
             return libm(b, name, x)
-        quadrant, r = _reduced_angle(b, x)
+        quadrant, r, large = _reduced_angle(b, x)
         if quarter:
             quadrant = b.add(quadrant, number(b, quarter, quadrant))
         square = b.fmul(r, r)
@@ -439,7 +453,7 @@ def _circular(name: str, quarter: int) -> None:
         swap = b.icmp_signed("!=", b.and_(quadrant, number(b, 1, quadrant)), zero)
         minus = b.icmp_signed("!=", b.and_(quadrant, number(b, 2, quadrant)), zero)
         value = b.select(swap, cosine, sine)
-        return b.select(minus, b.fneg(value), value)
+        return _unless_any(b, large, b.select(minus, b.fneg(value), value), lambda: libm(b, name, x))
     EMITTERS[name] = emitted
 
 

@@ -146,6 +146,8 @@ typedef small_float<4, 3, 8, SMALL_UZ> f8e4m3fnuz;
 typedef small_float<5, 2, 15, SMALL_IEEE> f8e5m2;
 typedef small_float<5, 2, 16, SMALL_UZ> f8e5m2fnuz;
 typedef small_float<2, 1, 1, SMALL_FINITE> f4e2m1;
+typedef small_float<2, 3, 1, SMALL_FINITE> f6e2m3;
+typedef small_float<3, 2, 3, SMALL_FINITE> f6e3m2;
 struct f8e8m0 {
   typedef unsigned char raw;
   typedef float wide;

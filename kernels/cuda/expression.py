@@ -13,9 +13,10 @@ from gpuonnx.kernels.cuda.words import Access, Words
 C_TYPES = {"f32": "float", "f64": "double", "i8": "signed char", "u8": "unsigned char", "i16": "short", "u16": "unsigned short", "i32": "int",
            "u32": "unsigned", "i64": "long long", "u64": "unsigned long long", "bool": "bool", INDEX: "ix"}
 STORED = {"f32", "f64", "i8", "u8", "i16", "u16", "i32", "u32", "i64", "f16", "bf16", "f8e4m3fn", "f8e4m3fnuz", "f8e5m2", "f8e5m2fnuz", "f4e2m1",
-          "f8e8m0", "i4", "u4", "i2", "u2"}
+          "f6e2m3", "f6e3m2", "f8e8m0", "i4", "u4", "i2", "u2"}
 TAGS = {name: name for name in STORED} | {"u64": "u64t", "bool": "boolean"}
 SMALL_CONSTANTS = 2
+DIVISIONS = ("div", "floordiv", "floormod", "truncmod")
 
 
 def unsupported_type(dtype: str) -> str | None:
@@ -188,6 +189,8 @@ class Writer:
 
     def _text(self, e: Expr) -> str:
         args = [self._found(a) for a in e.args]
+        if e.op in DIVISIONS and kind(e.dtype) in "iu" and e.dtype != "ix":
+            self.line(f"if ({args[1]} == 0) raise_error(ctx, ERROR_DIVIDE, 0, 0);")
         if e.op == "cast":
             return conversion(args[0], e.args[0].dtype, e.dtype)
         if e.op == "round":
