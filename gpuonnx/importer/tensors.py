@@ -153,7 +153,7 @@ def _unpack(packed: np.ndarray, dtype: str, count: int) -> np.ndarray:
 def _from_field(proto: onnx.TensorProto, dtype: str, count: int) -> np.ndarray:
     name = _FIELD.get(dtype) or "int32_data"
     values = getattr(proto, name)
-    packed = dtype in BITS
+    packed = dtype in BITS and 8 % BITS[dtype] == 0
     wanted = stored_bytes(dtype, count) if packed else 2 * count if dtype in ("c64", "c128") else count
     if len(values) != wanted:
         raise ModelError(f"tensor {proto.name!r} of shape {list(proto.dims)} and type {dtype} needs {wanted} entries of {name}, "

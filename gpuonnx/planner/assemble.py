@@ -16,7 +16,7 @@ from gpuonnx.ir.dims import Dim, symbols
 from gpuonnx.ir.expr import const, index, load
 from gpuonnx.ir.sizes import evaluate
 from gpuonnx.kernels.contract import Build, Layout
-from gpuonnx.passes.views import is_identity, same_shape
+from gpuonnx.passes.views import one
 from gpuonnx.planner.layout import Layouts, Physical
 from gpuonnx.planner.memory import Buffer
 from gpuonnx.planner.place import Placement
@@ -120,8 +120,7 @@ class Assembler:
         source = maker.inputs[0]
         if source.shape is None:
             return False
-        moved = maker.index is not None and not (is_identity(maker.index, source.dims) and same_shape(maker.out.dims, source.dims))
-        return moved and source not in self.graph.constants or self._rearranged(source)
+        return source not in self.graph.constants and not _in_order(maker, source) or self._rearranged(source)
 
     def _epochs(self) -> None:
         """Symbols of inputs are epoch 0; each value that later symbols are read from opens an epoch."""
@@ -345,6 +344,15 @@ class Assembler:
 def in_words(place: Place, words: int) -> Place:
     """The place of the words that elements are made of, on a new last axis."""
     return Place(place.buffer, (*(s * words for s in place.strides), 1), place.offset * words)
+
+
+def _in_order(view: g.View, source: g.Value) -> bool:
+    """Whether a View of a dense value is dense: axes of size 1 come and go, all else stays."""
+    if view.index is None:
+        return True
+    moved, dense = (Layout.dense(v.dtype, v.dims).strides for v in (source, view.out))
+    found = strides_of(view.index, moved, view.out.rank)
+    return found is not None and found[0] == 0 and all(one(n) or a == b for n, a, b in zip(view.out.dims, found[1], dense, strict=True))
 
 
 def _count(shape: Sequence[Dim]) -> Dim:
