@@ -113,7 +113,7 @@ class Session:
         executor = shared(cache.addresses)
         library = Library(cache, session_key(source.digest, device, options)) if accelerator is None else None
         self.context = Context(executor, executor.pool(self.threads), Compiler(cache, accelerator, options).compile, self._load_program, accelerator,
-                               self.stats, options.loop_limit, library)
+                               self.stats, options.loop_limit, library, options.memory_limit)
         header = library.header() if library is not None else None
         if header is None:
             self.procedure = self._model()

@@ -6,7 +6,7 @@ from typing import Any
 from gpuonnx.errors import ModelError
 from gpuonnx.ir import graph as g
 from gpuonnx.ir import types
-from gpuonnx.ir.dims import Dim
+from gpuonnx.ir.dims import Dim, symbols
 from gpuonnx.ir.show import shape as shown
 from gpuonnx.ir.sizes import SizeProgram
 from gpuonnx.kernels.contract import Arg, Kernel, Ref, Step
@@ -155,9 +155,16 @@ class Emitter:
             trip = refs.pop(0) if node.has_trip else None
             condition = refs.pop(0) if node.has_condition else None
             self.segments.append(p.Repeat(self._procedure(node.body), trip, condition, tuple(refs[:node.carried]),
-                                          tuple(refs[node.carried:]), outs, dtypes, number))
+                                          tuple(refs[node.carried:]), outs, dtypes, tuple(map(self._sizes, node.outputs)), number))
         else:
             self.segments.append(p.Interpret(node, tuple(refs), outs, dtypes, number))
+
+    def _sizes(self, value: g.Value) -> tuple[int, ...] | None:
+        """Registers of the sizes of what a Loop gives, where they are known before it runs."""
+        own = {n for n, s in self.graph.symbols.items() if s.value is value}
+        if value.shape is None or any(own & symbols(s) for s in value.dims):
+            return None
+        return tuple(self.sizes.register(s) for s in value.dims)
 
     def _procedure(self, body: g.Body) -> int:
         self.procedures.append(body)

@@ -100,7 +100,7 @@ class Branch:
 
 @dataclass(frozen=True)
 class Repeat:
-    """Loop."""
+    """Loop. shapes: registers of the sizes of each output, None where a size is known when it ends."""
 
     body: int
     trip: TensorRef | None
@@ -109,6 +109,7 @@ class Repeat:
     captures: tuple[TensorRef, ...]
     outputs: tuple[int, ...]
     dtypes: tuple[str, ...]
+    shapes: tuple[tuple[int, ...] | None, ...]
     node: int
 
 

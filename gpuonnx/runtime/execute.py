@@ -15,10 +15,11 @@ from gpuonnx.planner.program import HOST
 from gpuonnx.runtime.deadline import current_deadline
 from gpuonnx.runtime.frame import Frame, check_out, room
 from gpuonnx.runtime.host_text import HOST_FUNCTIONS
-from gpuonnx.runtime.spin import FEWEST_TURNS, Turns
+from gpuonnx.runtime.link import FOREVER
+from gpuonnx.runtime.turns import FEWEST_TURNS, Stack, State
 
 if TYPE_CHECKING:
-    from gpuonnx.runtime.variants import Context, Variant
+    from gpuonnx.runtime.variants import Context, Executable, Variant
 
 
 class Runner:
@@ -197,42 +198,38 @@ class Runner:
         limit = None if segment.trip is None else int(np.asarray(self.frame.value(segment.trip)).reshape(()))
         going = True if segment.condition is None else bool(np.asarray(self.frame.value(segment.condition)).reshape(()))
         captures = [self._lent(t) for t in segment.captures]
-        at = Turns(0, going, [self._lent(t) for t in segment.carried], [[] for _ in segment.outputs[len(segment.carried):]])
-        count, deadline, held = len(at.state), current_deadline.get(), self.held + self.frame.used
+        count, infos = len(segment.carried), body.procedure.output_infos
+        at = State(0, FOREVER if limit is None else limit, going, [self._lent(t) for t in segment.carried],
+                   [Stack(info) for info in infos[1 + count:]])
+        self._turns(segment, body, at, captures)
+        stacked = [stack.result(dtype) for stack, dtype in zip(at.scans, segment.dtypes[count:], strict=True)]
+        self._store(segment.outputs, segment.dtypes, [*at.carried, *stacked], segment.node)
 
-        def each(turn: int) -> None:
-            if turn >= self.context.loop_limit:
-                raise ShapeError(f"{', '.join(self.program.nodes[segment.node].origins)}: more than {self.context.loop_limit} iterations")
+    def _turns(self, segment: p.Repeat, body: Executable, at: State, captures: list[Any]) -> None:
+        """Natively as far as that goes, else one by one; what cannot go natively is tried again after ever more turns."""
+        deadline, held, count = current_deadline.get(), self.held + self.frame.used, len(at.carried)
+        again, wait = 0, 1
+        while at.more:
+            values = [np.array(at.turn, np.int64), np.array(True), *at.carried, *captures]
+            if at.turn >= again and at.limit - at.turn >= FEWEST_TURNS:
+                first, turns = at.turn, body.lease_turns(values, count, held)
+                if turns is not None:
+                    turns.run(at, captures)
+                    body.give_back_turns(values, turns)
+                    values[:2 + count] = np.array(at.turn, np.int64), values[1], *at.carried
+                wait = 1 if at.turn > first else 2 * wait
+                again = at.turn + wait
             if deadline is not None:
                 deadline.check()
-        while at.more(limit):
-            if limit is None or limit - at.turn >= FEWEST_TURNS:
-                spin = body.spin([np.array(at.turn, np.int64), np.array(True), *at.state, *captures], count)
-                if spin is not None:
-                    spin.run(at, limit, captures, each)
-                    if not at.more(limit):
-                        break
-            each(at.turn)
-            results = body.run([np.array(at.turn, np.int64), np.array(True), *at.state, *captures], held=held)
-            at.going, at.state, at.turn = bool(np.asarray(results[0]).reshape(())), results[1:1 + count], at.turn + 1
-            for column, value in zip(at.scans, results[1 + count:], strict=True):
-                column.append(value)
-        if deadline is not None:
-            deadline.check()
-        infos = body.procedure.output_infos[1 + count:]
-        stacked = [self._stacked(c, dtype, info) for c, dtype, info in zip(at.scans, segment.dtypes[count:], infos, strict=True)]
-        self._store(segment.outputs, segment.dtypes, [*at.state, *stacked], segment.node)
-
-    def _stacked(self, column: Any, dtype: str, info: Any) -> np.ndarray:
-        if isinstance(column, np.ndarray):
-            return column
-        if column:
-            if len({c.shape for c in column}) > 1:
-                raise ShapeError(f"scan output {info.name}: its shape differs between iterations, {column[0].shape} and {column[-1].shape}")
-            return np.stack(column)
-        dims = [d if isinstance(d, int) else 0 for d in (info.dims or ())]
-        return np.empty((0, *dims), types.numpy_dtype(dtype))
-
+            if not at.more:
+                break
+            if at.turn >= self.context.loop_limit:
+                raise ShapeError(f"{', '.join(self.program.nodes[segment.node].origins)}: more than {self.context.loop_limit} iterations")
+            results = body.run(values, held=held)
+            at.going, at.carried = bool(np.asarray(results[0]).reshape(())), results[1:1 + count]
+            for stack, value in zip(at.scans, results[1 + count:], strict=True):
+                stack.append(value, at.limit - at.turn)
+            at.turn += 1
 
 def tensor(value: Any, dtype: str) -> np.ndarray:
     """Contiguous, aligned, of the declared element type."""

@@ -17,10 +17,11 @@ from gpuonnx.kernels.cpu.executor import Executor
 from gpuonnx.planner.program import Program
 from gpuonnx.runtime.execute import Runner
 from gpuonnx.runtime.frame import Frame
+from gpuonnx.runtime.link import Shape, Unlinkable
 from gpuonnx.runtime.loaded import LoadedProgram
-from gpuonnx.runtime.quick import Quick, Quicks
+from gpuonnx.runtime.quick import MOST_BYTES, Quicks
 from gpuonnx.runtime.saved import Compiled, Library
-from gpuonnx.runtime.spin import Spin
+from gpuonnx.runtime.turns import Turns
 
 if TYPE_CHECKING:
     from gpuonnx.devices.device import Accelerator
@@ -70,6 +71,7 @@ class Context:
     stats: Stats
     loop_limit: int = 1 << 31
     library: Library | None = None
+    memory_limit: int | None = None
     device_lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -195,7 +197,8 @@ class Executable:
         self.recent: dict[tuple[Any, ...], Variant] = {}
         self.lock = threading.RLock()
         self.quicks = Quicks()
-        self.spins: dict[Any, Spin | None] = {}
+        self.how = ""
+        self._turns: dict[Any, list[Turns]] = {}
         self._searched, self._saved = False, 0
 
     def hot(self) -> Procedure:
@@ -262,15 +265,43 @@ class Executable:
             self._saved += 1
             self.context.stats.took(1)
 
-    def spin(self, values: Sequence[Any], carried: int) -> Spin | None:
-        """For a Loop's body: how its turns run at these shapes, None where one by one."""
-        key = tuple([(v.shape, v.dtype) if type(v) is np.ndarray else None for v in values])
-        if key not in self.spins:
-            if len(self.spins) >= MOST_RECENT:
-                self.spins = {}
-            variant = self.variant(values)
-            self.spins[key] = Spin.of(Quick.of(variant, self.context, values), carried)
-        return self.spins[key]
+    def at_shapes(self, shapes: Sequence[Shape]) -> Variant | None:
+        """The variant that serves these shapes whatever the values, if there is one."""
+        found = self.recent.get(tuple(shapes))
+        if found is None:
+            arguments = [Argument(types.of_numpy(dtype), shape) for shape, dtype in shapes]
+            with self.lock:
+                self.search()
+            found = next((v for v in self.variants if v.by_shape and v.fits(arguments)), None)
+        return found
+
+    def lease_turns(self, values: Sequence[Any], carried: int, held: int) -> Turns | None:
+        """For a Loop's body: its turns linked at these shapes; None where they go one by one, which `how` then explains."""
+        if not all(type(v) is np.ndarray and not v.dtype.hasobject for v in values):
+            self.how = "turn by turn: it takes values that are no tensors"
+            return None
+        key = tuple([(v.shape, v.dtype) for v in values])
+        with self.lock:
+            free = self._turns.get(key, [])
+            while free:
+                turns = free.pop()
+                if turns.serves(values) and not turns.stale:
+                    return turns
+        try:
+            made = Turns(self.context, self.variant(values), values, carried, held)
+        except Unlinkable as no:
+            self.how = f"turn by turn: {no}"
+            return None
+        self.how = "natively"
+        return made
+
+    def give_back_turns(self, values: Sequence[Any], turns: Turns) -> None:
+        """Kept for the next run if it is small."""
+        if turns.bytes <= MOST_BYTES:
+            with self.lock:
+                if len(self._turns) >= MOST_RECENT:
+                    self._turns = {}
+                self._turns.setdefault(tuple([(v.shape, v.dtype) for v in values]), []).append(turns)
 
     def run(self, values: Sequence[Any], out: Mapping[int, np.ndarray] | None = None, held: int = 0) -> list[Any]:
         """Outputs in order. Arrays must be C-contiguous, aligned and of the declared types. held: see Runner."""

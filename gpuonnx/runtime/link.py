@@ -1,0 +1,442 @@
+"""A procedure at one set of shapes as one native table: its steps, the bodies of its Ifs and Loops between branches, and copies of what
+no kernel writes. Only the addresses of what goes in and out are left open."""
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpuonnx.errors import MemoryLimitError, ShapeError
+from gpuonnx.importer.procedure import is_tensor
+from gpuonnx.ir.types import numpy_dtype
+from gpuonnx.kernels.contract import CTX_CODE, CTX_WORDS
+from gpuonnx.kernels.cpu import control
+from gpuonnx.kernels.cpu.executor import BRANCH, SLICE_NS
+from gpuonnx.planner import program as p
+from gpuonnx.planner.program import HOST
+from gpuonnx.runtime.address import address
+from gpuonnx.runtime.deadline import current_deadline
+from gpuonnx.runtime.frame import ALIGNMENT, Frame
+
+if TYPE_CHECKING:
+    from gpuonnx.runtime.variants import Context, Executable, Variant
+
+FOREVER = (1 << 63) - 1
+Shape = tuple[tuple[int, ...], np.dtype]
+_word = ctypes.c_int64.from_address
+
+
+class Unlinkable(Exception):
+    """Why a procedure does not run natively; `later`: it may, once what is missing has been run."""
+
+    def __init__(self, why: str, later: bool = False) -> None:
+        super().__init__(why)
+        self.later = later
+
+
+@dataclass
+class Port:
+    """A dense tensor: where it starts (0: not known yet), and the words that hold its address and some bytes more."""
+
+    shape: tuple[int, ...] | None
+    dtype: np.dtype
+    slots: list[tuple[int, int]] = field(default_factory=list)
+    start: int = 0
+
+    def lead(self, slots: Sequence[tuple[int, int]], more: int = 0) -> None:
+        """These words too hold its address."""
+        self.slots += [(word, offset + more) for word, offset in slots]
+        if self.start:
+            self.fix(self.start)
+
+    def fix(self, start: int) -> None:
+        self.start = start
+        for word, more in self.slots:
+            _word(word).value = start + more
+
+
+@dataclass
+class Part:
+    """A variant in the table. `loose` are outputs that no kernel writes: their number and where they lie."""
+
+    variant: Variant
+    frame: Frame
+    inputs: list[Port]
+    outputs: list[Port]
+    loose: list[tuple[int, p.TensorRef]]
+    waiting: dict[int, list[tuple[int, int]]]
+    objects: dict[int, Port] = field(default_factory=dict)
+
+    @property
+    def program(self) -> p.Program:
+        return self.variant.loaded.program
+
+    def locate(self, ref: p.TensorRef) -> tuple[Port, int]:
+        """The port that holds a tensor, and how many bytes further it begins."""
+        if ref.object >= 0:
+            return self.objects[ref.object], 0
+        kind, which = self.program.sides[HOST].bases[ref.base]
+        offset = int(self.frame.registers[ref.offset])
+        known = {"input": self.inputs, "output": self.outputs, "object": self.objects}.get(kind)
+        if known is not None:
+            return known[which], offset  # type: ignore[index]
+        return Port(None, numpy_dtype(ref.dtype), start=int(self.frame.bases[ref.base])), offset
+
+    def shape(self, ref: p.TensorRef) -> tuple[int, ...]:
+        found = self.objects[ref.object].shape if ref.object >= 0 else self.frame.shape(ref)
+        assert found is not None
+        return found
+
+    def strides(self, ref: p.TensorRef) -> tuple[int, ...]:
+        if ref.object >= 0:
+            return dense(self.shape(ref), numpy_dtype(ref.dtype).itemsize)
+        return tuple(int(self.frame.registers[r]) for r in ref.strides)
+
+
+@dataclass
+class Turning:
+    """A Loop in the table. inputs: trip count, condition, carried values, captures; outputs: carried values, scan outputs (row by row).
+    `block`: the words that the native steps count with; `current`: for each carried value, the word with the address of what the turn
+    reads, or -1 where it is handed on unchanged."""
+
+    inputs: list[Port]
+    outputs: list[Port]
+    block: np.ndarray
+    current: list[int]
+
+
+def dense(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
+    """Byte strides of row-major order."""
+    out: list[int] = []
+    for size in reversed(shape):
+        out.insert(0, itemsize)
+        itemsize *= size
+    return tuple(out)
+
+
+def lies_dense(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> bool:
+    return all(size == 1 or a == b for size, a, b in zip(shape, strides, dense(shape, itemsize), strict=True))
+
+
+class Linker:
+    """Writes one table. Raises Unlinkable."""
+
+    def __init__(self, context: Context, held: int = 0) -> None:
+        """held: bytes of working memory of the runs that this one is part of."""
+        self.context, self.held, self.bytes = context, held, 0
+        self.rows: list[list[int]] = []
+        self.keep: list[Any] = []
+        self.missing: list[tuple[Executable, Sequence[Shape]]] = []
+        self.steps = context.executor.control
+        at, one = self.words(3)
+        one[0], one[2], self.zero, self.true, self.forever = 1, FOREVER, at + 8, at, at + 16
+
+    # memory and rows
+    def words(self, count: int) -> tuple[int, np.ndarray]:
+        made = np.zeros(max(count, 1), np.int64)
+        self.keep.append(made)
+        return address(made), made
+
+    def room(self, shape: tuple[int, ...], dtype: np.dtype) -> Port:
+        """Memory for a tensor."""
+        count = prod(shape) * dtype.itemsize
+        self._fits(count)
+        made = np.empty(count + ALIGNMENT, np.uint8)
+        self.keep.append(made)
+        return Port(shape, dtype, start=-(-address(made) // ALIGNMENT) * ALIGNMENT)
+
+    def _fits(self, count: int) -> None:
+        self.bytes += count
+        most = self.context.memory_limit
+        if most is not None and self.held + self.bytes > most:
+            raise Unlinkable("memory_limit leaves no room for it", later=True)
+
+    def row(self, function: int, args: int, tasks: int = 1, node: int = 0) -> int:
+        self.rows.append([function, args, tasks, node])
+        return len(self.rows) - 1
+
+    def copy(self, shape: tuple[int, ...], dtype: np.dtype, target: tuple[Port, int], source: tuple[Port, int], strides: Sequence[int]) -> None:
+        """A step that fills a dense tensor from a strided one."""
+        if 0 in shape:
+            return
+        run = step = dtype.itemsize
+        axes: list[list[int]] = []
+        for size, stride in zip(reversed(shape), reversed(strides), strict=True):
+            if size != 1 and not axes and stride == run:
+                run *= size
+            elif size != 1 and axes and stride == axes[-1][0] * axes[-1][2]:
+                axes[-1][0] *= size
+            elif size != 1:
+                axes.append([size, step, stride])
+            step *= size
+        at, words = self.words(4 + 3 * len(axes))
+        words[2:] = [run, len(axes), *(x for axis in reversed(axes) for x in axis)]
+        for number, (port, more) in enumerate((target, source)):
+            port.lead([(at + 8 * number, 0)], more)
+        self.row(self.steps["copy"], at)
+
+    # procedures
+    def part(self, variant: Variant, shapes: Sequence[Shape], values: Mapping[int, np.ndarray] | None = None) -> Part:
+        """The steps of a variant; values: by number, inputs that are the same in every run."""
+        program, values = variant.loaded.program, values or {}
+        if variant.rest is not None or variant.late or not set(variant.read_inputs) <= set(values):
+            raise Unlinkable("its sizes hang on values")
+        if self.context.accelerator is not None or any(ref.object >= 0 for ref in program.inputs):
+            raise Unlinkable("it takes values that are no tensors" if self.context.accelerator is None else "it runs on a device")
+        for segment in program.segments:
+            if not isinstance(segment, (p.Run, p.Branch, p.Repeat)):
+                raise Unlinkable(_said(segment, program))
+        part = self._framed(variant, shapes, values)
+        for segment in program.segments:
+            match segment:
+                case p.Run(): self.rows += [row for row in part.frame.steps[segment.first:segment.last].tolist() if row[2] > 0]
+                case p.Branch(): self._branch(part, segment)
+                case p.Repeat(): self._loop(part, segment)
+        if any(port.shape is None for port in part.outputs):
+            raise Unlinkable("an output has no known shape")
+        return part
+
+    def _framed(self, variant: Variant, shapes: Sequence[Shape], values: Mapping[int, np.ndarray]) -> Part:
+        loaded, frame = variant.loaded, Frame(variant.loaded)
+        program, side = loaded.program, loaded.program.sides[HOST]
+        given = [values[k] if k in values else np.broadcast_to(np.zeros((), dtype), shape) for k, (shape, dtype) in enumerate(shapes)]
+        frame.inputs, frame.held = given, self.held + self.bytes
+        try:
+            frame.bind(0, program.symbols, given)
+        except (ShapeError, MemoryLimitError) as error:
+            raise Unlinkable(str(error), later=True) from error
+        self.keep.append(frame)
+        self._fits(frame.used)
+        outputs = [Port(None if ref.object >= 0 else frame.shape(ref), numpy_dtype(ref.dtype)) for ref in program.outputs if _tensor(ref.dtype)]
+        direct = [made is not None for made in frame.outputs]
+        loose = [(k, ref) for k, ref in enumerate(program.outputs) if not direct[k]]
+        part = Part(variant, frame, [Port(*s) for s in shapes], outputs, loose, {})
+        for position, (base, register) in enumerate(zip(side.word_bases, side.word_registers, strict=True)):
+            kind, number = side.bases[base]
+            slot = (frame.words_address + 8 * position, int(frame.registers[register]))
+            if kind in ("input", "output"):
+                (part.inputs if kind == "input" else part.outputs)[number].slots.append(slot)
+            elif kind == "object":
+                part.waiting.setdefault(number, []).append(slot)
+        frame.release()
+        return part
+
+    def finish(self, part: Part, skip: Collection[int] = ()) -> None:
+        """Copies of the outputs that no kernel writes."""
+        for k, ref in part.loose:
+            port = part.outputs[k]
+            if k not in skip and (ref.object < 0 or part.objects[ref.object] is not port):
+                shape = part.shape(ref)
+                self.copy(shape, port.dtype, (port, 0), part.locate(ref), part.strides(ref))
+
+    def _object(self, part: Part, number: int, shape: tuple[int, ...], dtype: np.dtype) -> Port:
+        """Where what an If or a Loop gives lies: straight in an output, else in memory of its own."""
+        port = part.objects.get(number)
+        if port is None:
+            port = next((part.outputs[k] for k, ref in part.loose if ref.object == number), None) or self.room(shape, dtype)
+            port.shape = shape
+            port.lead(part.waiting.get(number, ()))
+            for k, ref in part.loose:
+                if ref.object == number:
+                    part.outputs[k].shape = shape
+            part.objects[number] = port
+        if port.shape != shape or port.dtype != dtype:
+            raise Unlinkable("what it gives differs in shape or type")
+        return port
+
+    def _lent(self, part: Part, ref: p.TensorRef) -> tuple[Shape, tuple[Port, int]]:
+        """A value as a body gets it: dense."""
+        if not _tensor(ref.dtype):
+            raise Unlinkable("it takes values that are no tensors")
+        shape, dtype, strides = part.shape(ref), numpy_dtype(ref.dtype), part.strides(ref)
+        place = part.locate(ref)
+        if not lies_dense(shape, strides, dtype.itemsize):
+            target = (self.room(shape, dtype), 0)
+            self.copy(shape, dtype, target, place, strides)
+            place = target
+        return (shape, dtype), place
+
+    # If
+    def _branch(self, part: Part, segment: p.Branch) -> None:
+        (shape, _), (port, more) = self._lent(part, segment.condition)
+        if prod(shape) != 1:
+            raise Unlinkable("the condition is not one element")
+        byte = port.start + more
+        if not port.start:
+            byte, _ = self.words(1)
+            self.copy((), np.dtype(np.bool_), (Port((), np.dtype(np.bool_), start=byte), 0), (port, more), ())
+        choice = self.row(BRANCH, byte)
+        there = [self._side(part, segment, 0)]
+        end = self.row(BRANCH, self.zero)
+        self.rows[choice][2] = len(self.rows)
+        there.append(self._side(part, segment, 1))
+        self.rows[end][2] = len(self.rows)
+        if not any(there):
+            raise Unlinkable("no branch was taken yet", later=True)
+
+    def _side(self, part: Part, segment: p.Branch, side: int) -> bool:
+        """False where the body has not run at these shapes yet: then the native run stops there."""
+        body = part.variant.bodies[segment.bodies[side]]
+        lent = [self._lent(part, ref) for ref in segment.inputs[side]]
+        variant = self._known(body, [shape for shape, _ in lent])
+        if variant is None:
+            self.row(self.steps["refuse"], 0)
+            return False
+        inner = self.part(variant, [shape for shape, _ in lent])
+        self.finish(inner)
+        for port, (_, (source, more)) in zip(inner.inputs, lent, strict=True):
+            source.lead(port.slots, more)
+        self._give(part, segment.outputs, segment.dtypes, inner.outputs)
+        return True
+
+    def _known(self, body: Executable, shapes: Sequence[Shape]) -> Variant | None:
+        variant = body.at_shapes(shapes)
+        if variant is None:
+            if any(not v.by_shape for v in body.variants):
+                raise Unlinkable("what it does hangs on values")
+            self.missing.append((body, shapes))
+        else:
+            body.how = "natively"
+        return variant
+
+    def _give(self, part: Part, numbers: Sequence[int], dtypes: Sequence[str], outputs: Sequence[Port]) -> None:
+        for number, dtype, port in zip(numbers, dtypes, outputs, strict=True):
+            if not _tensor(dtype) or numpy_dtype(dtype) != port.dtype:
+                raise Unlinkable("it gives values that are no tensors")
+            assert port.shape is not None
+            self._object(part, number, port.shape, port.dtype).lead(port.slots)
+
+    # Loop
+    def _loop(self, part: Part, segment: p.Repeat) -> None:
+        body, count = part.variant.bodies[segment.body], len(segment.carried)
+        refs = [ref for ref in (segment.trip, segment.condition) if ref is not None]
+        lent = [self._lent(part, ref) for ref in (*refs, *segment.carried, *segment.captures)]
+        ends, rest = lent[:len(refs)], lent[len(refs):]
+        shapes: list[Shape] = [((), np.dtype(np.int64)), ((), np.dtype(np.bool_)), *(shape for shape, _ in rest)]
+        variant = self._known(body, shapes)
+        if variant is None:
+            raise Unlinkable("a Loop inside has not run yet", later=True)
+        rows = [self._rows(part, segment, k) for k in range(count, len(segment.outputs))]
+        turning = self.loop(variant, shapes, count, min([self.context.loop_limit, *(r[0] for r in rows)]))
+        given = [None if segment.trip is None else ends[0], None if segment.condition is None else ends[-1], *rest]
+        for number, (port, source) in enumerate(zip(turning.inputs, given, strict=True)):
+            if source is None:
+                port.fix(self.true if number else self.forever)
+            else:
+                source[1][0].lead(port.slots, source[1][1])
+        for scan, row in zip(turning.outputs[count:], rows, strict=True):
+            if scan.shape != row[1:]:
+                raise Unlinkable("what it gives differs in shape or type")
+            scan.shape = row
+        self._give(part, segment.outputs, segment.dtypes, turning.outputs)
+
+    def _rows(self, part: Part, segment: p.Repeat, number: int) -> tuple[int, ...]:
+        """The shape of a scan output, which must be known before the Loop runs."""
+        known = segment.shapes[number]
+        if known is None:
+            raise Unlinkable("how many rows it gives is known when it ends")
+        return tuple(int(part.frame.registers[r]) for r in known)
+
+    def loop(self, variant: Variant, shapes: Sequence[Shape], carried: int, most: int, values: Mapping[int, np.ndarray] | None = None) -> Turning:
+        """Turns of a body until its limit, its condition, or `most` turns, where the run stops unless it ends there.
+
+        shapes: turn number, condition, carried values, captures."""
+        enter, check = self.row(self.steps["enter"], 0), self.row(BRANCH, 0)
+        head = len(self.rows)
+        inner = self.part(variant, shapes, values)
+        outputs, scans = inner.outputs, len(inner.outputs) - 1 - carried
+        if prod(outputs[0].shape or ()) != 1 or outputs[0].dtype != np.bool_:
+            raise Unlinkable("its condition is not one element")
+        if any((outputs[1 + k].shape, outputs[1 + k].dtype) != shapes[2 + k] for k in range(carried)):
+            raise Unlinkable("a carried value changes its shape")
+        same = [_handed_on(inner, k) for k in range(carried)]
+        self.finish(inner, [1 + k for k in range(carried) if same[k]])
+        turn, again = self.row(self.steps["turn"], 0), self.row(BRANCH, 0, head)
+        self.rows[check][2] = len(self.rows)
+        finals = [Port(port.shape, port.dtype) for port in outputs[1:1 + carried]]
+        for port, final in zip(inner.inputs[2:], finals, strict=False):
+            assert port.shape is not None
+            self.copy(port.shape, port.dtype, (final, 0), (port, 0), dense(port.shape, port.dtype.itemsize))
+        changing = [k for k in range(carried) if not same[k]]
+        at, block = self._block(inner, changing, carried, scans, most)
+        for row, word in ((enter, 0), (turn, 0), (check, control.MORE), (again, control.DONE)):
+            self.rows[row][1] = at + 8 * word
+        bases, sources, stacks, _ = control.parts(len(changing), scans)
+        begin = [inner.inputs[2 + k] if same[k] else Port(*shapes[2 + k], [(at + 8 * (sources + 3 * changing.index(k)), 0)]) for k in range(carried)]
+        ends = [Port((), np.dtype(np.int64), [(at + 8 * control.TRIP, 0)]), Port((), np.dtype(np.bool_), [(at + 8 * control.GOING, 0)])]
+        starts = [Port(o.shape, o.dtype, [(at + 8 * (stacks + 2 * s), 0)]) for s, o in enumerate(outputs[1 + carried:])]
+        current = [-1 if same[k] else bases + 2 * changing.index(k) for k in range(carried)]
+        return Turning([*ends, *begin, *inner.inputs[2 + carried:]], [*finals, *starts], block, current)
+
+    def _block(self, inner: Part, changing: Sequence[int], carried: int, scans: int, most: int) -> tuple[int, np.ndarray]:
+        """The words of a Loop, see kernels/cpu/control.py, with all that does not change in place."""
+        by_base = [port.slots for k in changing for port in (inner.inputs[2 + k], inner.outputs[1 + k])]
+        by_base += [port.slots for port in inner.outputs[1 + carried:]]
+        links = [(word, base, more) for base, slots in enumerate(by_base) for word, more in slots]
+        at, block = self.words(control.block_words(len(changing), scans, len(links)))
+        block[[control.MOST, control.CARRIED, control.SCANS, control.LINKS]] = most, len(changing), scans, len(links)
+        _, sources, stacks, first = control.parts(len(changing), scans)
+        for n, k in enumerate(changing):
+            shape, dtype = inner.outputs[1 + k].shape, inner.outputs[1 + k].dtype
+            assert shape is not None
+            block[sources + 3 * n + 1:sources + 3 * n + 3] = [self.room(shape, dtype).start for _ in range(2)]
+        for s, port in enumerate(inner.outputs[1 + carried:]):
+            block[stacks + 2 * s + 1] = prod(port.shape or ()) * port.dtype.itemsize
+        block[first:] = np.array(links, np.int64).reshape(-1)
+        inner.inputs[0].fix(at + 8 * control.TURN)
+        inner.inputs[1].fix(self.true)
+        inner.outputs[0].fix(at + 8 * control.CONDITION)
+        return at, block
+
+
+def _handed_on(inner: Part, k: int) -> bool:
+    """Whether carried value `k` comes out as it went in."""
+    ref = dict(inner.loose).get(1 + k)
+    if ref is None or ref.object >= 0:
+        return False
+    port, more = inner.locate(ref)
+    return port is inner.inputs[2 + k] and more == 0 and lies_dense(inner.shape(ref), inner.strides(ref), port.dtype.itemsize)
+
+
+def _tensor(dtype: str) -> bool:
+    return is_tensor(dtype) and dtype not in ("str", "undefined")
+
+
+def _said(segment: p.Segment, program: p.Program) -> str:
+    if isinstance(segment, p.Bind):
+        return f"{', '.join(s.name for s in segment.symbols)} is known only while it runs"
+    node = getattr(segment, "node", None)
+    return "it runs on a device" if node is None else f"{', '.join(program.nodes[node].origins)} runs in Python"
+
+
+class Unit:
+    """A linked table, ready to run; one run at a time."""
+
+    def __init__(self, linker: Linker) -> None:
+        self.table, self.context = np.array(linker.rows, np.int64).reshape(-1, 4), np.zeros(CTX_WORDS, np.int64)
+        self.keep, self.missing, self.bytes, self.pool = linker.keep, linker.missing, linker.bytes, linker.context.pool
+        executor = linker.context.executor
+        self.native = partial(executor.run_steps, self.pool.address, address(self.context), address(self.table))
+        self.last = len(self.table)
+
+    def steps(self, first: int = 0) -> bool:
+        """Run; false where a step reports an error or cannot go on natively, which the usual way then meets again and explains."""
+        at, last = self.native(first, self.last, SLICE_NS), self.last
+        while 0 <= at < last:
+            deadline = current_deadline.get()
+            if deadline is not None:
+                deadline.check()
+            at = self.native(at, last, SLICE_NS)
+        if at < 0:
+            self.context[CTX_CODE] = 0
+        return at >= 0
+
+    @property
+    def stale(self) -> bool:
+        """Whether a body that was missing has run by now."""
+        return any(body.at_shapes(shapes) is not None for body, shapes in self.missing)

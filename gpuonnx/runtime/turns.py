@@ -1,0 +1,131 @@
+"""The turns of a Loop: where it stands, what its scan outputs have given, and its body linked so that native code does the turns."""
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpuonnx.errors import ShapeError
+from gpuonnx.importer.procedure import InputInfo
+from gpuonnx.ir.types import numpy_dtype
+from gpuonnx.kernels.cpu import control
+from gpuonnx.runtime.address import address
+from gpuonnx.runtime.frame import room
+from gpuonnx.runtime.link import FOREVER, Linker, Shape, Unit
+
+if TYPE_CHECKING:
+    from gpuonnx.runtime.variants import Context, Variant
+
+FEWEST_TURNS, FIRST_ROWS, FIRST_BYTES, FIRST = 3, 64, 1 << 20, 2
+
+
+class Stack:
+    """The rows that a scan output has given so far, with room for more."""
+
+    def __init__(self, info: InputInfo) -> None:
+        self.info, self.rows = info, 0
+        self.array: np.ndarray | None = None
+
+    def reserve(self, shape: tuple[int, ...], dtype: np.dtype, most: int) -> int:
+        """Room for more rows, up to `most`; how many now fit. Raises ShapeError where the rows so far are of another shape."""
+        if self.array is not None and self.array.shape[1:] != shape:
+            raise ShapeError(f"scan output {self.info.name}: its shape differs between iterations, {self.array.shape[1:]} and {shape}")
+        if self.array is None or self.rows == len(self.array):
+            more = min(most, max(self.rows, FIRST_ROWS, FIRST_BYTES // max(prod(shape) * dtype.itemsize, 1)))
+            grown = room((self.rows + more, *shape), dtype, f"scan output {self.info.name!r}")
+            if self.array is not None:
+                grown[:self.rows] = self.array
+            self.array = grown
+        return len(self.array) - self.rows
+
+    def append(self, value: np.ndarray, most: int) -> None:
+        self.reserve(value.shape, value.dtype, most)
+        assert self.array is not None
+        self.array[self.rows] = value
+        self.rows += 1
+
+    def result(self, dtype: str) -> np.ndarray:
+        if self.array is None:
+            return np.empty((0, *(d if isinstance(d, int) else 0 for d in (self.info.dims or ()))), numpy_dtype(dtype))
+        return self.array[:self.rows] if self.rows < len(self.array) else self.array
+
+
+@dataclass
+class State:
+    """Where a Loop stands: the next turn, its condition, the carried values, the scan outputs; `limit` is its trip count."""
+
+    turn: int
+    limit: int
+    going: bool
+    carried: list[Any]
+    scans: list[Stack]
+
+    @property
+    def more(self) -> bool:
+        return self.going and self.turn < self.limit
+
+
+class Turns(Unit):
+    """A Loop whose body is linked at one set of shapes; it serves one run at a time."""
+
+    def __init__(self, context: Context, variant: Variant, values: Sequence[np.ndarray], carried: int, held: int) -> None:
+        """values: as the body takes them. Raises Unlinkable."""
+        shapes: list[Shape] = [(v.shape, v.dtype) for v in values]
+        self.known: Mapping[int, np.ndarray] = {k: values[k].copy() for k in variant.read_inputs if k >= FIRST + carried}
+        linker = Linker(context, held)
+        self.turning = linker.loop(variant, shapes, carried, FOREVER, self.known)
+        self.trip, self.true = np.zeros(1, np.int64), np.ones(1, np.bool_)
+        self.most = context.loop_limit
+        super().__init__(linker)
+
+    def serves(self, values: Sequence[np.ndarray]) -> bool:
+        """Whether what its sizes hang on is as it was."""
+        return all(np.array_equal(values[k], known) for k, known in self.known.items())
+
+    def run(self, at: State, captures: Sequence[np.ndarray]) -> None:
+        """Turns until the limit, the condition, the most turns that are allowed, or what cannot be done natively, which leaves `at`
+        before the turn that met it."""
+        if not self.pool.started:
+            self.pool.start()
+        limit = min(at.limit, self.most)
+        while at.going and at.turn < limit and self._stretch(at, limit, captures):
+            pass
+
+    def _stretch(self, at: State, limit: int, captures: Sequence[np.ndarray]) -> bool:
+        """Turns for which the scan outputs have room; false where a turn could not be done."""
+        turning, block, count = self.turning, self.turning.block, len(at.carried)
+        scans = turning.outputs[count:]
+        free = [stack.reserve(port.shape or (), port.dtype, limit - at.turn) for stack, port in zip(at.scans, scans, strict=True)]
+        self.trip[0] = min([limit, *(at.turn + n for n in free)])
+        block[control.START] = first = at.turn
+        finals = [np.empty(port.shape or (), port.dtype) for port in turning.outputs[:count]]
+        for port, array in zip(turning.inputs, (self.trip, self.true, *at.carried, *captures), strict=True):
+            port.fix(address(array))
+        for port, array in zip(turning.outputs, finals, strict=False):
+            port.fix(address(array))
+        for port, stack in zip(scans, at.scans, strict=True):
+            assert stack.array is not None
+            port.fix(address(stack.array) + stack.rows * stack.array.strides[0])
+        block[control.TURN] = first
+        done = self.steps()
+        at.turn = int(block[control.TURN])
+        for stack in at.scans:
+            stack.rows += at.turn - first
+        if done:
+            at.carried, at.going = finals, bool(block[control.CONDITION] & 0xFF)
+        elif at.turn > first:
+            at.carried = [self._copied(k, value) for k, value in enumerate(at.carried)]
+        return done
+
+    def _copied(self, k: int, value: np.ndarray) -> np.ndarray:
+        """A carried value as the turn that was not done would read it."""
+        word = self.turning.current[k]
+        if word < 0:
+            return value
+        out = np.empty(value.shape, value.dtype)
+        ctypes.memmove(address(out), int(self.turning.block[word]), value.nbytes)
+        return out
