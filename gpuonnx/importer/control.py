@@ -43,7 +43,7 @@ def body(frame: Frame, name: str, graph: onnx.GraphProto, given: Sequence[InputI
             infos.append(info_of(outer, t))
     outputs = tuple(input_info(o) for o in graph.output)
     procedure = Procedure(name, bound(graph.node, frame.attributes), tuple(infos),
-                          tuple(o.name for o in graph.output), constants, frame.environment, outputs)
+                          tuple(o.name for o in graph.output), constants, frame.environment, outputs, inner=True)
     return procedure, tensors
 
 
@@ -148,17 +148,23 @@ def declared(procedure: Procedure) -> Types:
 
 
 def lower_if(frame: Frame, node: onnx.NodeProto, inputs: Sequence[Tensor | None], attributes: Mapping[str, Any]) -> Results:
+    """In place where the condition is a matter of this variant. In a body values change from turn to turn: there only sizes are, unless
+    what the branches give differs."""
     condition = inputs[0]
     if condition is None:
         raise ModelError("If has no condition")
     from gpuonnx.importer.lower import inline
     owner = builder()
     known = owner.elements(condition.value)
-    if known is not None and known.size == 1 and owner.answerable(known.ravel()[0]):
-        return inline(frame, attributes["then_branch" if owner.ask(known.ravel()[0]) else "else_branch"])
+    question = known.ravel()[0] if known is not None and known.size == 1 else None
+    answerable = question is not None and owner.answerable(question)
+    if answerable and not (frame.inner and any(owner.symbols[name].axis is None for name in symbols(question))):
+        return inline(frame, attributes["then_branch" if owner.ask(question) else "else_branch"])
     (then, first), (other, second) = (body(frame, f"{owner.origin}/{b}", attributes[f"{b}_branch"]) for b in ("then", "else"))
     types = [result_types(p, t) for p, t in ((then, first), (other, second))]
     merged = _merge(types[0] or declared(then), types[1] or declared(other))
+    if answerable and any(shape is None or None in shape for _, shape in merged):
+        return inline(frame, attributes["then_branch" if owner.ask(question) else "else_branch"])
     outputs = made(merged, "if")
     values = (condition.value, *(t.value for t in first), *(t.value for t in second))
     places = (tuple(range(1, 1 + len(first))), tuple(range(1 + len(first), len(values))))

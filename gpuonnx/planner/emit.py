@@ -4,9 +4,9 @@ from __future__ import annotations
 from typing import Any
 
 from gpuonnx.errors import ModelError
+from gpuonnx.ir import dims, types
 from gpuonnx.ir import graph as g
-from gpuonnx.ir import types
-from gpuonnx.ir.dims import Dim, symbols
+from gpuonnx.ir.dims import Dim
 from gpuonnx.ir.show import shape as shown
 from gpuonnx.ir.sizes import SizeProgram
 from gpuonnx.kernels.contract import Arg, Kernel, Ref, Step
@@ -33,7 +33,6 @@ class Emitter:
 
     def program(self) -> p.Program:
         arenas = memory.assign(self.made.buffers, self.made.hint)
-        symbols = [self._symbol(name, source) for name, source in self.graph.symbols.items() if source.value in set(self.graph.inputs)]
         for side, constants in self.made.constants.items():
             self.sides[side].constants = constants
         self._arenas(arenas)
@@ -48,6 +47,10 @@ class Emitter:
                   for r in self.graph.requirements]
         inputs = [self._tensor(v, HOST) for v in self.graph.inputs]
         outputs = [self._tensor(v, HOST) for v in self.graph.outputs]
+        given, all_read = set(self.graph.inputs), any(isinstance(s, p.Interpret) for s in self.segments)
+        read = {arg for op, arg in self.sizes.slots if op == "sym"}
+        symbols = [self._symbol(name, source) for name, source in self.graph.symbols.items()
+                   if source.value in given and (source.axis is not None or all_read or name in read)]
         return p.Program(self.sizes.slots, self._slot_epochs(), symbols, checks, self.segments, self.sides, inputs, outputs,
                          len(self.made.objects), self.nodes, self.procedures, arenas.used, quiet=self._quiet())
 
@@ -162,7 +165,7 @@ class Emitter:
     def _sizes(self, value: g.Value) -> tuple[int, ...] | None:
         """Registers of the sizes of what a Loop gives, where they are known before it runs."""
         own = {n for n, s in self.graph.symbols.items() if s.value is value}
-        if value.shape is None or any(own & symbols(s) for s in value.dims):
+        if value.shape is None or any(own & dims.symbols(s) for s in value.dims):
             return None
         return tuple(self.sizes.register(s) for s in value.dims)
 
