@@ -13,7 +13,7 @@ from gpuonnx.errors import ModelError, ShapeError
 from gpuonnx.importer.procedure import Argument, InputInfo, Procedure, captured, input_info, type_name
 from gpuonnx.ir import graph as g
 from gpuonnx.ir.build import Builder, NeedsRun, Tensor, builder, constant, size_scalar
-from gpuonnx.ir.dims import Dim, dmax, symbols
+from gpuonnx.ir.dims import Dim, dmax, eq, symbols
 from gpuonnx.ir.sizes import evaluate, substitute
 from gpuonnx.ops.sequence import held, sequence, sequence_construct, sequence_length
 
@@ -180,8 +180,15 @@ def _merge(a: Types, b: Types) -> Types:
         if x is None or y is None or len(x) != len(y):
             out.append((dtype, None))
         else:
-            out.append((dtype, tuple(s if s is t or s is not None and t is not None and s == t else None for s, t in zip(x, y, strict=True))))
+            out.append((dtype, tuple(s if _same(s, t) else None for s, t in zip(x, y, strict=True))))
     return out
+
+
+def _same(a: Dim | None, b: Dim | None) -> bool:
+    """Whether two sizes are one, or were found equal in this variant."""
+    if a is None or b is None or isinstance(a, int) and isinstance(b, int):
+        return a == b
+    return a is b or a == b or bool(builder().predicates.get(eq(a, b)))
 
 
 def lower_loop(frame: Frame, node: onnx.NodeProto, inputs: Sequence[Tensor | None], attributes: Mapping[str, Any]) -> Results:
@@ -247,7 +254,8 @@ def _rows(owner: Builder, trip: Tensor | None) -> Dim | None:
     count: Dim = found.ravel()[0]
     if any(owner.symbols[name].axis is None for name in symbols(count)):
         return None
-    return dmax(count, 0)
+    turns: Dim = dmax(count, 0)
+    return turns
 
 
 def lower_scan(frame: Frame, node: onnx.NodeProto, inputs: Sequence[Tensor | None], attributes: Mapping[str, Any]) -> Results:

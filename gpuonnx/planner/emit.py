@@ -153,7 +153,7 @@ class Emitter:
         elif isinstance(node, g.If):
             first, second = (tuple(refs[k] for k in places) for places in node.captures)
             bodies = (self._procedure(node.bodies[0]), self._procedure(node.bodies[1]))
-            self.segments.append(p.Branch(refs[0], bodies, (first, second), outs, dtypes, number))
+            self.segments.append(p.Branch(refs[0], bodies, (first, second), outs, dtypes, tuple(map(self._sizes, node.outputs)), number))
         elif isinstance(node, g.Loop):
             trip = refs.pop(0) if node.has_trip else None
             condition = refs.pop(0) if node.has_condition else None
@@ -163,11 +163,9 @@ class Emitter:
             self.segments.append(p.Interpret(node, tuple(refs), outs, dtypes, number))
 
     def _sizes(self, value: g.Value) -> tuple[int, ...] | None:
-        """Registers of the sizes of what a Loop gives, where they are known before it runs."""
+        """Registers of the sizes of what a body gives; -1 for one that is known when it has run."""
         own = {n for n, s in self.graph.symbols.items() if s.value is value}
-        if value.shape is None or any(own & dims.symbols(s) for s in value.dims):
-            return None
-        return tuple(self.sizes.register(s) for s in value.dims)
+        return None if value.shape is None else tuple(-1 if own & dims.symbols(s) else self.sizes.register(s) for s in value.dims)
 
     def _procedure(self, body: g.Body) -> int:
         self.procedures.append(body)

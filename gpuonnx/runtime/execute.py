@@ -185,8 +185,11 @@ class Runner:
             raise ShapeError(f"{', '.join(self.program.nodes[segment.node].origins)}: the condition has {condition.size} elements, not 1")
         side = 0 if bool(condition.reshape(())) else 1
         values = [self._lent(t) for t in segment.inputs[side]]
-        results = self.variant.bodies[segment.bodies[side]].run(values, held=self.held + self.frame.used)
+        body = self.variant.bodies[segment.bodies[side]]
+        body.how = body.how or "chosen by Python"
+        results = body.run(values, held=self.held + self.frame.used)
         self._store(segment.outputs, segment.dtypes, results, segment.node)
+        self._sized(segment)
 
     def _lent(self, ref: p.TensorRef) -> Any:
         """A value as a body gets it: contiguous."""
@@ -202,8 +205,21 @@ class Runner:
         at = State(0, FOREVER if limit is None else limit, going, [self._lent(t) for t in segment.carried],
                    [Stack(info) for info in infos[1 + count:]])
         self._turns(segment, body, at, captures)
-        stacked = [stack.result(dtype) for stack, dtype in zip(at.scans, segment.dtypes[count:], strict=True)]
+        stacked = [stack.result(dtype, self._sizes(registers)[1:])
+                   for stack, dtype, registers in zip(at.scans, segment.dtypes[count:], segment.shapes[count:], strict=True)]
         self._store(segment.outputs, segment.dtypes, [*at.carried, *stacked], segment.node)
+        self._sized(segment)
+
+    def _sizes(self, registers: Sequence[int] | None) -> list[int | None]:
+        return [None if r < 0 else int(self.frame.registers[r]) for r in registers or ()]
+
+    def _sized(self, segment: p.Branch | p.Repeat) -> None:
+        """What a body gave has the sizes that everything after it counts on."""
+        for number, registers in zip(segment.outputs, segment.shapes, strict=True):
+            shape = getattr(self.frame.objects[number], "shape", None)
+            if registers and shape is not None and any(s not in (None, d) for s, d in zip(self._sizes(registers), shape, strict=True)):
+                raise ShapeError(f"{', '.join(self.program.nodes[segment.node].origins)}: it gave {list(shape)} where {self._sizes(registers)} "
+                                 "was expected")
 
     def _turns(self, segment: p.Repeat, body: Executable, at: State, captures: list[Any]) -> None:
         """Natively as far as that goes, else one by one; what cannot go natively is tried again after ever more turns."""

@@ -338,7 +338,7 @@ class Linker:
     def _rows(self, part: Part, segment: p.Repeat, number: int) -> tuple[int, ...]:
         """The shape of a scan output, which must be known before the Loop runs."""
         known = segment.shapes[number]
-        if known is None:
+        if known is None or -1 in known:
             raise Unlinkable("how many rows it gives is known when it ends")
         return tuple(int(part.frame.registers[r]) for r in known)
 

@@ -98,5 +98,7 @@ class Quicks:
         try:
             self._ready = (Quick(variant, context, values), *self._ready[:MOST - 1])
             variant.forget_frames()
+            variant.how = "one native run"
         except Unlinkable as no:
             self._seen[shapes] = no.later
+            variant.how = f"segment by segment: {no}"

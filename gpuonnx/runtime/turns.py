@@ -48,9 +48,11 @@ class Stack:
         self.array[self.rows] = value
         self.rows += 1
 
-    def result(self, dtype: str) -> np.ndarray:
+    def result(self, dtype: str, sizes: Sequence[int | None]) -> np.ndarray:
+        """All rows. sizes: of the other axes, as far as they are known; they count where there is no row."""
         if self.array is None:
-            return np.empty((0, *(d if isinstance(d, int) else 0 for d in (self.info.dims or ()))), numpy_dtype(dtype))
+            said = self.info.dims if self.info.dims is not None and not sizes else sizes
+            return np.empty((0, *(d if isinstance(d, int) else 0 for d in said)), numpy_dtype(dtype))
         return self.array[:self.rows] if self.rows < len(self.array) else self.array
 
 

@@ -85,6 +85,7 @@ class Variant:
         self.questions.slots = compiled.questions
         self.shapes = [None if s is None else tuple(x if isinstance(x, int) else None for x in s) for s in compiled.shapes]
         self.frames: list[Frame] = []
+        self.how = ""
         self.lock = threading.Lock()
         self._hot: Compiled | None = None
         self.by_shape = all(element is None for _, _, element in compiled.sources.values())
