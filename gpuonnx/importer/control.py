@@ -28,7 +28,7 @@ Types = list[tuple[str, Shape]]
 
 
 def body(frame: Frame, name: str, graph: onnx.GraphProto, given: Sequence[InputInfo] = ()) -> tuple[Procedure, list[Tensor]]:
-    """A sub-graph as a procedure: its own inputs first (declared, or as `given`), then what it captures."""
+    """A sub-graph as a procedure: its own inputs first (declared, or as `given` for a Loop's), then what it captures."""
     constants: dict[str, Any] = {t.name: t for t in graph.initializer}
     tensors: list[Tensor] = []
     infos = list(given) or [input_info(i) for i in graph.input]
@@ -43,7 +43,7 @@ def body(frame: Frame, name: str, graph: onnx.GraphProto, given: Sequence[InputI
             infos.append(info_of(outer, t))
     outputs = tuple(input_info(o) for o in graph.output)
     procedure = Procedure(name, bound(graph.node, frame.attributes), tuple(infos),
-                          tuple(o.name for o in graph.output), constants, frame.environment, outputs, inner=True)
+                          tuple(o.name for o in graph.output), constants, frame.environment, outputs, inner=True, turn=bool(given))
     return procedure, tensors
 
 
