@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +13,13 @@ import numpy as np
 from gpuonnx.errors import MemoryLimitError, ShapeError
 from gpuonnx.importer.procedure import is_tensor
 from gpuonnx.ir.types import numpy_dtype
-from gpuonnx.kernels.contract import CTX_CODE, CTX_WORDS
 from gpuonnx.kernels.cpu import control
-from gpuonnx.kernels.cpu.executor import BRANCH, SLICE_NS
+from gpuonnx.kernels.cpu.executor import BRANCH
 from gpuonnx.planner import program as p
 from gpuonnx.planner.program import HOST
 from gpuonnx.runtime.address import address
-from gpuonnx.runtime.deadline import current_deadline
 from gpuonnx.runtime.frame import ALIGNMENT, Frame
+from gpuonnx.runtime.moving import Axis, Growing, Moving, Unlinkable, changing_axes, moved_symbols
 
 if TYPE_CHECKING:
     from gpuonnx.runtime.variants import Context, Executable, Variant
@@ -29,14 +27,6 @@ if TYPE_CHECKING:
 FOREVER = (1 << 63) - 1
 Shape = tuple[tuple[int, ...], np.dtype]
 _word = ctypes.c_int64.from_address
-
-
-class Unlinkable(Exception):
-    """Why a procedure does not run natively; `later`: it may, once what is missing has been run."""
-
-    def __init__(self, why: str, later: bool = False) -> None:
-        super().__init__(why)
-        self.later = later
 
 
 @dataclass
@@ -62,7 +52,8 @@ class Port:
 
 @dataclass
 class Part:
-    """A variant in the table. `loose` are outputs that no kernel writes: their number and where they lie."""
+    """A variant in the table. `loose` are outputs that no kernel writes: their number and where they lie; `waiting`, the words for the
+    addresses of what Ifs and Loops give; `changing`, axes whose sizes change from turn to turn; `limits`, the checks on the bytes of outputs."""
 
     variant: Variant
     frame: Frame
@@ -71,6 +62,10 @@ class Part:
     loose: list[tuple[int, p.TensorRef]]
     waiting: dict[int, list[tuple[int, int]]]
     objects: dict[int, Port] = field(default_factory=dict)
+    changing: set[Axis] = field(default_factory=set)
+    limits: dict[int, int] = field(default_factory=dict)
+    moving: Moving | None = None
+    arena: Port = field(default_factory=lambda: Port(None, np.dtype(np.uint8)))
 
     @property
     def program(self) -> p.Program:
@@ -81,13 +76,21 @@ class Part:
         if ref.object >= 0:
             return self.objects[ref.object], 0
         kind, which = self.program.sides[HOST].bases[ref.base]
+        self._stays((ref.offset,))
+        if kind == "arena" and self.moving is not None:
+            return self.arena, int(self.frame.registers[ref.offset])
         offset = int(self.frame.registers[ref.offset])
         known = {"input": self.inputs, "output": self.outputs, "object": self.objects}.get(kind)
         if known is not None:
             return known[which], offset  # type: ignore[index]
         return Port(None, numpy_dtype(ref.dtype), start=int(self.frame.bases[ref.base])), offset
 
+    def _stays(self, registers: Sequence[int]) -> None:
+        if self.moving is not None and any(self.moving.moved[r] for r in registers):
+            raise Unlinkable("what is copied or handed to a body inside changes its size from turn to turn")
+
     def shape(self, ref: p.TensorRef) -> tuple[int, ...]:
+        self._stays(ref.shape)
         found = self.objects[ref.object].shape if ref.object >= 0 else self.frame.shape(ref)
         assert found is not None
         return found
@@ -95,6 +98,7 @@ class Part:
     def strides(self, ref: p.TensorRef) -> tuple[int, ...]:
         if ref.object >= 0:
             return dense(self.shape(ref), numpy_dtype(ref.dtype).itemsize)
+        self._stays(ref.strides)
         return tuple(int(self.frame.registers[r]) for r in ref.strides)
 
 
@@ -102,12 +106,13 @@ class Part:
 class Turning:
     """A Loop in the table. inputs: trip count, condition, carried values, captures; outputs: carried values, scan outputs (row by row).
     `block`: the words that the native steps count with; `current`: for each carried value, the word with the address of what the turn
-    reads, or -1 where it is handed on unchanged."""
+    reads, or -1 where it is handed on unchanged; `growing`, those that change their sizes, which no step copies to an output."""
 
     inputs: list[Port]
     outputs: list[Port]
     block: np.ndarray
     current: list[int]
+    growing: dict[int, Growing]
 
 
 def dense(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
@@ -132,6 +137,8 @@ class Linker:
         self.rows: list[list[int]] = []
         self.keep: list[Any] = []
         self.missing: list[tuple[Executable, Sequence[Shape]]] = []
+        self.moving: list[Moving | Growing] = []
+        self.tables: list[tuple[np.ndarray, int]] = []
         self.steps = context.executor.control
         at, one = self.words(3)
         one[0], one[2], self.zero, self.true, self.forever = 1, FOREVER, at + 8, at, at + 16
@@ -150,10 +157,16 @@ class Linker:
         self.keep.append(made)
         return Port(shape, dtype, start=-(-address(made) // ALIGNMENT) * ALIGNMENT)
 
-    def _fits(self, count: int) -> None:
-        self.bytes += count
+    def may(self, count: int) -> bool:
+        """Whether the session's memory_limit leaves so many bytes, which are then taken."""
         most = self.context.memory_limit
-        if most is not None and self.held + self.bytes > most:
+        if most is not None and self.held + self.bytes + count > most:
+            return False
+        self.bytes += count
+        return True
+
+    def _fits(self, count: int) -> None:
+        if not self.may(count):
             raise Unlinkable("memory_limit leaves no room for it", later=True)
 
     def row(self, function: int, args: int, tasks: int = 1, node: int = 0) -> int:
@@ -181,29 +194,47 @@ class Linker:
         self.row(self.steps["copy"], at)
 
     # procedures
-    def part(self, variant: Variant, shapes: Sequence[Shape], values: Mapping[int, np.ndarray] | None = None) -> Part:
-        """The steps of a variant; values: by number, inputs that are the same in every run."""
-        program, values = variant.loaded.program, values or {}
-        if variant.rest is not None or variant.late or not set(variant.read_inputs) <= set(values):
-            raise Unlinkable("its sizes hang on values")
+    def part(self, variant: Variant, shapes: Sequence[Shape], known: Mapping[int, np.ndarray] | None = None,
+             now: Sequence[np.ndarray] | None = None, carried: int = 0) -> Part:
+        """The steps of a variant. known: by number, inputs that are the same in every run; now: the inputs of the first turn, for a body
+        whose first `carried` values may change their sizes."""
+        program, known = variant.loaded.program, known or {}
+        if variant.rest is not None or variant.late:
+            raise Unlinkable("what it does hangs on values that it makes")
         if self.context.accelerator is not None or any(ref.object >= 0 for ref in program.inputs):
             raise Unlinkable("it takes values that are no tensors" if self.context.accelerator is None else "it runs on a device")
         for segment in program.segments:
             if not isinstance(segment, (p.Run, p.Branch, p.Repeat)):
                 raise Unlinkable(_said(segment, program))
-        part = self._framed(variant, shapes, values)
+        part = self._framed(variant, shapes, known if now is None else dict(enumerate(now)))
+        if now is not None:
+            part.changing = changing_axes(program, part.frame.registers, carried)
+        values = set(range(len(shapes))) - set(known)
+        asked = any(axis is None and n in values for n, axis, _ in variant.compiled.sources.values())
+        if part.changing or asked or moved_symbols(program, (), values):
+            self.moving.append(Moving(self, part, part.changing, known))
+            part.moving = self.moving[-1]  # type: ignore[assignment]
+        self._slots(part)
+        tasks = variant.loaded.host.tasks
+        steps: list[tuple[int, int]] = []
         for segment in program.segments:
             match segment:
-                case p.Run(): self.rows += [row for row in part.frame.steps[segment.first:segment.last].tolist() if row[2] > 0]
+                case p.Run():
+                    for step, row in enumerate(part.frame.steps[segment.first:segment.last].tolist(), segment.first):
+                        if row[2] > 0 or part.moving is not None:
+                            steps.append((len(self.rows), int(tasks[step])))
+                            self.rows.append(row)
                 case p.Branch(): self._branch(part, segment)
                 case p.Repeat(): self._loop(part, segment)
         if any(port.shape is None for port in part.outputs):
             raise Unlinkable("an output has no known shape")
+        if part.moving is not None:
+            self._limits(part, part.moving, carried)
+            part.moving.close(steps)
         return part
 
     def _framed(self, variant: Variant, shapes: Sequence[Shape], values: Mapping[int, np.ndarray]) -> Part:
-        loaded, frame = variant.loaded, Frame(variant.loaded)
-        program, side = loaded.program, loaded.program.sides[HOST]
+        frame, program = Frame(variant.loaded), variant.loaded.program
         given = [values[k] if k in values else np.broadcast_to(np.zeros((), dtype), shape) for k, (shape, dtype) in enumerate(shapes)]
         frame.inputs, frame.held = given, self.held + self.bytes
         try:
@@ -215,16 +246,34 @@ class Linker:
         outputs = [Port(None if ref.object >= 0 else frame.shape(ref), numpy_dtype(ref.dtype)) for ref in program.outputs if _tensor(ref.dtype)]
         direct = [made is not None for made in frame.outputs]
         loose = [(k, ref) for k, ref in enumerate(program.outputs) if not direct[k]]
-        part = Part(variant, frame, [Port(*s) for s in shapes], outputs, loose, {})
-        for position, (base, register) in enumerate(zip(side.word_bases, side.word_registers, strict=True)):
-            kind, number = side.bases[base]
-            slot = (frame.words_address + 8 * position, int(frame.registers[register]))
-            if kind in ("input", "output"):
-                (part.inputs if kind == "input" else part.outputs)[number].slots.append(slot)
-            elif kind == "object":
-                part.waiting.setdefault(number, []).append(slot)
         frame.release()
-        return part
+        return Part(variant, frame, [Port(*s) for s in shapes], outputs, loose, {})
+
+    def _slots(self, part: Part) -> None:
+        """The words with addresses of inputs, outputs and what Ifs and Loops give: those that steps read, or the bases they are bound from."""
+        frame, side = part.frame, part.program.sides[HOST]
+        if part.moving is not None:
+            words = [(frame.bases_address + 8 * base, base, 0) for base in range(len(side.bases))]
+        else:
+            bound = zip(side.word_bases, side.word_registers, strict=True)
+            words = [(frame.words_address + 8 * k, base, int(frame.registers[register])) for k, (base, register) in enumerate(bound)]
+        for word, base, more in words:
+            kind, number = side.bases[base]
+            if kind in ("input", "output"):
+                (part.inputs if kind == "input" else part.outputs)[number].slots.append((word, more))
+            elif kind == "object":
+                part.waiting.setdefault(number, []).append((word, more))
+            elif kind == "arena" and part.moving is not None:
+                part.arena.slots.append((word, more))
+                part.arena.start = int(frame.bases[base])
+
+    def _limits(self, part: Part, moving: Moving, carried: int) -> None:
+        """Outputs that change their sizes: only carried values may, into buffers that grow."""
+        for k, ref in enumerate(part.program.outputs):
+            if any(moving.moved[r] for r in ref.shape):
+                if not 0 < k <= carried or k in dict(part.loose):
+                    raise Unlinkable("what it gives changes its size from turn to turn")
+                part.limits[k] = moving.limit(moving.bytes_of(ref.shape, part.outputs[k].dtype.itemsize))
 
     def finish(self, part: Part, skip: Collection[int] = ()) -> None:
         """Copies of the outputs that no kernel writes."""
@@ -297,8 +346,6 @@ class Linker:
     def _known(self, body: Executable, shapes: Sequence[Shape]) -> Variant | None:
         variant = body.at_shapes(shapes)
         if variant is None:
-            if any(not v.by_shape for v in body.variants):
-                raise Unlinkable("what it does hangs on values")
             self.missing.append((body, shapes))
         else:
             body.how = "natively"
@@ -342,28 +389,32 @@ class Linker:
             raise Unlinkable("how many rows it gives is known when it ends")
         return tuple(int(part.frame.registers[r]) for r in known)
 
-    def loop(self, variant: Variant, shapes: Sequence[Shape], carried: int, most: int, values: Mapping[int, np.ndarray] | None = None) -> Turning:
+    def loop(self, variant: Variant, shapes: Sequence[Shape], carried: int, most: int, known: Mapping[int, np.ndarray] | None = None,
+             now: Sequence[np.ndarray] | None = None) -> Turning:
         """Turns of a body until its limit, its condition, or `most` turns, where the run stops unless it ends there.
 
-        shapes: turn number, condition, carried values, captures."""
+        shapes: turn number, condition, carried values, captures; known and now: see `part`."""
         enter, check = self.row(self.steps["enter"], 0), self.row(BRANCH, 0)
         head = len(self.rows)
-        inner = self.part(variant, shapes, values)
-        outputs, scans = inner.outputs, len(inner.outputs) - 1 - carried
+        inner = self.part(variant, shapes, known, now, carried)
+        outputs, scans, grows = inner.outputs, len(inner.outputs) - 1 - carried, {number - 2 for number, _ in inner.changing}
         if prod(outputs[0].shape or ()) != 1 or outputs[0].dtype != np.bool_:
             raise Unlinkable("its condition is not one element")
-        if any((outputs[1 + k].shape, outputs[1 + k].dtype) != shapes[2 + k] for k in range(carried)):
-            raise Unlinkable("a carried value changes its shape")
-        same = [_handed_on(inner, k) for k in range(carried)]
+        for k in range(carried):
+            shape, dtype = shapes[2 + k]
+            if outputs[1 + k].dtype != dtype or k not in grows and outputs[1 + k].shape != shape:
+                raise Unlinkable("a carried value changes its shape")
+        same = [k not in grows and _handed_on(inner, k) for k in range(carried)]
         self.finish(inner, [1 + k for k in range(carried) if same[k]])
+        self._hand_on_sizes(inner)
         turn, again = self.row(self.steps["turn"], 0), self.row(BRANCH, 0, head)
         self.rows[check][2] = len(self.rows)
         finals = [Port(port.shape, port.dtype) for port in outputs[1:1 + carried]]
-        for port, final in zip(inner.inputs[2:], finals, strict=False):
-            assert port.shape is not None
-            self.copy(port.shape, port.dtype, (final, 0), (port, 0), dense(port.shape, port.dtype.itemsize))
+        for k, (port, final) in enumerate(zip(inner.inputs[2:], finals, strict=False)):
+            if k not in grows:
+                self.copy(*shapes[2 + k], (final, 0), (port, 0), dense(shapes[2 + k][0], port.dtype.itemsize))
         changing = [k for k in range(carried) if not same[k]]
-        at, block = self._block(inner, changing, carried, scans, most)
+        at, block, growing = self._block(inner, changing, grows, scans, most)
         for row, word in ((enter, 0), (turn, 0), (check, control.MORE), (again, control.DONE)):
             self.rows[row][1] = at + 8 * word
         bases, sources, stacks, _ = control.parts(len(changing), scans)
@@ -371,27 +422,45 @@ class Linker:
         ends = [Port((), np.dtype(np.int64), [(at + 8 * control.TRIP, 0)]), Port((), np.dtype(np.bool_), [(at + 8 * control.GOING, 0)])]
         starts = [Port(o.shape, o.dtype, [(at + 8 * (stacks + 2 * s), 0)]) for s, o in enumerate(outputs[1 + carried:])]
         current = [-1 if same[k] else bases + 2 * changing.index(k) for k in range(carried)]
-        return Turning([*ends, *begin, *inner.inputs[2 + carried:]], [*finals, *starts], block, current)
+        return Turning([*ends, *begin, *inner.inputs[2 + carried:]], [*finals, *starts], block, current, growing)
 
-    def _block(self, inner: Part, changing: Sequence[int], carried: int, scans: int, most: int) -> tuple[int, np.ndarray]:
+    def _hand_on_sizes(self, inner: Part) -> None:
+        """A step after which the next turn reads the sizes of what this one made."""
+        moving = inner.moving
+        if moving is None or not inner.changing:
+            return
+        registers = address(moving.registers)
+        pairs = [(word[0], registers + 8 * inner.program.outputs[number - 1].shape[axis]) for (number, axis), word in moving.size_words.items()]
+        at, words = self.words(1 + 2 * len(pairs))
+        words[0], words[1:] = len(pairs), np.array(pairs, np.int64).reshape(-1)
+        self.row(self.steps["move"], at)
+
+    def _block(self, inner: Part, changing: Sequence[int], grows: Collection[int], scans: int,
+               most: int) -> tuple[int, np.ndarray, dict[int, Growing]]:
         """The words of a Loop, see kernels/cpu/control.py, with all that does not change in place."""
+        made = inner.outputs[len(inner.outputs) - scans:]
         by_base = [port.slots for k in changing for port in (inner.inputs[2 + k], inner.outputs[1 + k])]
-        by_base += [port.slots for port in inner.outputs[1 + carried:]]
+        by_base += [port.slots for port in made]
         links = [(word, base, more) for base, slots in enumerate(by_base) for word, more in slots]
         at, block = self.words(control.block_words(len(changing), scans, len(links)))
         block[[control.MOST, control.CARRIED, control.SCANS, control.LINKS]] = most, len(changing), scans, len(links)
         _, sources, stacks, first = control.parts(len(changing), scans)
+        growing: dict[int, Growing] = {}
         for n, k in enumerate(changing):
-            shape, dtype = inner.outputs[1 + k].shape, inner.outputs[1 + k].dtype
+            shape, dtype, place = inner.outputs[1 + k].shape, inner.outputs[1 + k].dtype, sources + 3 * n + 1
             assert shape is not None
-            block[sources + 3 * n + 1:sources + 3 * n + 3] = [self.room(shape, dtype).start for _ in range(2)]
-        for s, port in enumerate(inner.outputs[1 + carried:]):
+            if k in grows and inner.moving is not None:
+                growing[k] = Growing(inner.moving, inner.limits[1 + k], 2 + k, block, place)
+            else:
+                block[place:place + 2] = [self.room(shape, dtype).start for _ in range(2)]
+        self.moving += growing.values()
+        for s, port in enumerate(made):
             block[stacks + 2 * s + 1] = prod(port.shape or ()) * port.dtype.itemsize
         block[first:] = np.array(links, np.int64).reshape(-1)
         inner.inputs[0].fix(at + 8 * control.TURN)
         inner.inputs[1].fix(self.true)
         inner.outputs[0].fix(at + 8 * control.CONDITION)
-        return at, block
+        return at, block, growing
 
 
 def _handed_on(inner: Part, k: int) -> bool:
@@ -412,31 +481,3 @@ def _said(segment: p.Segment, program: p.Program) -> str:
         return f"{', '.join(s.name for s in segment.symbols)} is known only while it runs"
     node = getattr(segment, "node", None)
     return "it runs on a device" if node is None else f"{', '.join(program.nodes[node].origins)} runs in Python"
-
-
-class Unit:
-    """A linked table, ready to run; one run at a time."""
-
-    def __init__(self, linker: Linker) -> None:
-        self.table, self.context = np.array(linker.rows, np.int64).reshape(-1, 4), np.zeros(CTX_WORDS, np.int64)
-        self.keep, self.missing, self.bytes, self.pool = linker.keep, linker.missing, linker.bytes, linker.context.pool
-        executor = linker.context.executor
-        self.native = partial(executor.run_steps, self.pool.address, address(self.context), address(self.table))
-        self.last = len(self.table)
-
-    def steps(self, first: int = 0) -> bool:
-        """Run; false where a step reports an error or cannot go on natively, which the usual way then meets again and explains."""
-        at, last = self.native(first, self.last, SLICE_NS), self.last
-        while 0 <= at < last:
-            deadline = current_deadline.get()
-            if deadline is not None:
-                deadline.check()
-            at = self.native(at, last, SLICE_NS)
-        if at < 0:
-            self.context[CTX_CODE] = 0
-        return at >= 0
-
-    @property
-    def stale(self) -> bool:
-        """Whether a body that was missing has run by now."""
-        return any(body.at_shapes(shapes) is not None for body, shapes in self.missing)

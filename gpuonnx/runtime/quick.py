@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuonnx.runtime.address import address
-from gpuonnx.runtime.link import Linker, Unit, Unlinkable
+from gpuonnx.runtime.link import Linker
+from gpuonnx.runtime.moving import Unlinkable
+from gpuonnx.runtime.unit import Unit
 
 if TYPE_CHECKING:
     from gpuonnx.runtime.variants import Context, Variant
@@ -62,7 +64,7 @@ class Quick(Unit):
                 results.append(made)
                 places[number] = address(made)
                 number += 1
-            return results if self.steps() else None
+            return results if self.steps() or self.grow() and self.steps() else None
         finally:
             self.lock.release()
 

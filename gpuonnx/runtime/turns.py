@@ -15,7 +15,8 @@ from gpuonnx.ir.types import numpy_dtype
 from gpuonnx.kernels.cpu import control
 from gpuonnx.runtime.address import address
 from gpuonnx.runtime.frame import room
-from gpuonnx.runtime.link import FOREVER, Linker, Shape, Unit
+from gpuonnx.runtime.link import FOREVER, Linker, Shape
+from gpuonnx.runtime.unit import Unit
 
 if TYPE_CHECKING:
     from gpuonnx.runtime.variants import Context, Variant
@@ -76,16 +77,24 @@ class Turns(Unit):
 
     def __init__(self, context: Context, variant: Variant, values: Sequence[np.ndarray], carried: int, held: int) -> None:
         """values: as the body takes them. Raises Unlinkable."""
-        shapes: list[Shape] = [(v.shape, v.dtype) for v in values]
+        self.shapes: list[Shape] = [(v.shape, v.dtype) for v in values]
         self.known: Mapping[int, np.ndarray] = {k: values[k].copy() for k in variant.read_inputs if k >= FIRST + carried}
         linker = Linker(context, held)
-        self.turning = linker.loop(variant, shapes, carried, FOREVER, self.known)
+        self.turning = linker.loop(variant, self.shapes, carried, FOREVER, self.known, values)
         self.trip, self.true = np.zeros(1, np.int64), np.ones(1, np.bool_)
         self.most = context.loop_limit
         super().__init__(linker)
 
+    @property
+    def bytes(self) -> int:
+        return self.linker.bytes
+
     def serves(self, values: Sequence[np.ndarray]) -> bool:
-        """Whether what its sizes hang on is as it was."""
+        """Whether it was linked for such values: their shapes but for those that grow, and what its sizes hang on."""
+        for number, (value, (shape, dtype)) in enumerate(zip(values, self.shapes, strict=True)):
+            growing = self.turning.growing.get(number - FIRST)
+            if value.dtype != dtype or value.ndim != len(shape) or (shape if growing is None else growing.within(shape, value.shape)) != value.shape:
+                return False
         return all(np.array_equal(values[k], known) for k, known in self.known.items())
 
     def run(self, at: State, captures: Sequence[np.ndarray]) -> None:
@@ -104,7 +113,7 @@ class Turns(Unit):
         free = [stack.reserve(port.shape or (), port.dtype, limit - at.turn) for stack, port in zip(at.scans, scans, strict=True)]
         self.trip[0] = min([limit, *(at.turn + n for n in free)])
         block[control.START] = first = at.turn
-        finals = [np.empty(port.shape or (), port.dtype) for port in turning.outputs[:count]]
+        finals = [np.empty(() if k in turning.growing else port.shape or (), port.dtype) for k, port in enumerate(turning.outputs[:count])]
         for port, array in zip(turning.inputs, (self.trip, self.true, *at.carried, *captures), strict=True):
             port.fix(address(array))
         for port, array in zip(turning.outputs, finals, strict=False):
@@ -112,22 +121,25 @@ class Turns(Unit):
         for port, stack in zip(scans, at.scans, strict=True):
             assert stack.array is not None
             port.fix(address(stack.array) + stack.rows * stack.array.strides[0])
+        for k, growing in turning.growing.items():
+            growing.begin(at.carried[k])
         block[control.TURN] = first
         done = self.steps()
         at.turn = int(block[control.TURN])
         for stack in at.scans:
             stack.rows += at.turn - first
         if done:
-            at.carried, at.going = finals, bool(block[control.CONDITION] & 0xFF)
-        elif at.turn > first:
-            at.carried = [self._copied(k, value) for k, value in enumerate(at.carried)]
-        return done
+            at.going = bool(block[control.CONDITION] & 0xFF)
+        if at.turn > first:
+            at.carried = [finals[k] if done and k not in turning.growing else self._copied(k, value) for k, value in enumerate(at.carried)]
+        return done or self.grow()
 
     def _copied(self, k: int, value: np.ndarray) -> np.ndarray:
         """A carried value as the turn that was not done would read it."""
         word = self.turning.current[k]
         if word < 0:
             return value
-        out = np.empty(value.shape, value.dtype)
-        ctypes.memmove(address(out), int(self.turning.block[word]), value.nbytes)
+        growing = self.turning.growing.get(k)
+        out = np.empty(value.shape if growing is None else growing.shape(value.shape), value.dtype)
+        ctypes.memmove(address(out), int(self.turning.block[word]), out.nbytes)
         return out

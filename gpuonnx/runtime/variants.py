@@ -17,8 +17,9 @@ from gpuonnx.kernels.cpu.executor import Executor
 from gpuonnx.planner.program import Program
 from gpuonnx.runtime.execute import Runner
 from gpuonnx.runtime.frame import Frame
-from gpuonnx.runtime.link import Shape, Unlinkable
+from gpuonnx.runtime.link import Shape
 from gpuonnx.runtime.loaded import LoadedProgram
+from gpuonnx.runtime.moving import Unlinkable
 from gpuonnx.runtime.quick import MOST_BYTES, Quicks
 from gpuonnx.runtime.saved import Compiled, Library
 from gpuonnx.runtime.turns import Turns
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 SMALL_ELEMENTS = 64
 MOST_RECENT = 256
 MOST_VARIANTS = 64
+MOST_GROWING = 4
 
 
 @dataclass
@@ -122,8 +124,8 @@ class Variant:
         assert rest is not None
         return rest
 
-    def fits(self, arguments: Sequence[Argument]) -> bool:
-        """Whether a call's types, ranks, fixed sizes and answers are those of this variant."""
+    def fits(self, arguments: Sequence[Argument], exact: bool = True) -> bool:
+        """Whether a call's types, ranks, fixed sizes and answers are those of this variant (but for answers that hang on values)."""
         for argument, shape, first in zip(arguments, self.shapes, self.compiled.arguments, strict=True):
             if (argument.shape is None) != (shape is None) or argument.dtype != first.dtype:
                 return False
@@ -136,7 +138,7 @@ class Variant:
             return True
         binding = {name: _given(source, arguments) for name, source in self.compiled.sources.items()}
         if any(v is None for v in binding.values()):
-            return False
+            return not exact
         try:
             values = self.questions.run(binding)  # type: ignore[arg-type]
         except ShapeError:
@@ -200,6 +202,7 @@ class Executable:
         self.quicks = Quicks()
         self.how = ""
         self._turns: dict[Any, list[Turns]] = {}
+        self._growing: list[Turns] = []
         self._searched, self._saved = False, 0
 
     def hot(self) -> Procedure:
@@ -267,13 +270,13 @@ class Executable:
             self.context.stats.took(1)
 
     def at_shapes(self, shapes: Sequence[Shape]) -> Variant | None:
-        """The variant that serves these shapes whatever the values, if there is one."""
+        """The variant that serves these shapes, if there is one; others may where it hangs on values."""
         found = self.recent.get(tuple(shapes))
         if found is None:
             arguments = [Argument(types.of_numpy(dtype), shape) for shape, dtype in shapes]
             with self.lock:
                 self.search()
-            found = next((v for v in self.variants if v.by_shape and v.fits(arguments)), None)
+            found = next((v for v in self.variants if v.fits(arguments, exact=False)), None)
         return found
 
     def lease_turns(self, values: Sequence[Any], carried: int, held: int) -> Turns | None:
@@ -288,6 +291,10 @@ class Executable:
                 turns = free.pop()
                 if turns.serves(values) and not turns.stale:
                     return turns
+            for turns in self._growing:
+                if turns.serves(values) and not turns.stale:
+                    self._growing = [t for t in self._growing if t is not turns]
+                    return turns
         try:
             made = Turns(self.context, self.variant(values), values, carried, held)
         except Unlinkable as no:
@@ -298,8 +305,11 @@ class Executable:
 
     def give_back_turns(self, values: Sequence[Any], turns: Turns) -> None:
         """Kept for the next run if it is small."""
-        if turns.bytes <= MOST_BYTES:
+        if turns.bytes <= MOST_BYTES or turns.turning.growing and turns.bytes <= 16 * MOST_BYTES:
             with self.lock:
+                if turns.turning.growing:
+                    self._growing = [turns, *self._growing[:MOST_GROWING - 1]]
+                    return
                 if len(self._turns) >= MOST_RECENT:
                     self._turns = {}
                 self._turns.setdefault(tuple([(v.shape, v.dtype) for v in values]), []).append(turns)

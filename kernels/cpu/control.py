@@ -9,7 +9,10 @@ from gpuonnx.kernels.contract import CTX_CODE, REFUSED
 
 TURN, LIMIT, MORE, DONE, CONDITION, TRIP, GOING, START, MOST, CARRIED, SCANS, LINKS = range(12)
 HEAD = 12
-NAMES = ("link", "enter", "turn", "copy", "refuse")
+SYMBOLS, OPS, REGISTERS, CHECKS, TASKS, TABLE, WORDS, VALID, BIND_WORDS = 0, 2, 4, 5, 7, 9, 10, 15, 16
+NOT_NEGATIVE, ZERO, EQUAL, AT_MOST = range(4)
+SIZE, READS = 0, ("", "i8", "u8", "i16", "u16", "i32", "u32", "i64", "f32")
+NAMES = ("link", "enter", "turn", "copy", "move", "bind", "refuse")
 
 
 def block_words(carried: int, scans: int, links: int) -> int:
@@ -25,8 +28,9 @@ def parts(carried: int, scans: int) -> tuple[int, int, int, int]:
     return HEAD, first, first + 3 * carried, first + 3 * carried + 2 * scans
 
 
-def define(module: Any) -> dict[str, Any]:
-    return {"link": _link(module), "enter": _enter(module), "turn": _turn(module), "copy": _copy(module), "refuse": _refuse(module)}
+def define(module: Any, functions: dict[str, Any]) -> dict[str, Any]:
+    return {"link": _link(module), "enter": _enter(module), "turn": _turn(module), "copy": _copy(module), "move": _move(module),
+            "bind": _bind(module, functions["run_sizes"], functions["fill"]), "refuse": _refuse(module)}
 
 
 def _flow(module: Any, name: str) -> Any:
@@ -130,6 +134,80 @@ def _copy(module: Any) -> Any:
             to.set(b.sum(to.get(), b.product(at, b.get(axis, 1))))
             of.set(b.sum(of.get(), b.product(at, b.get(axis, 2))))
         b.call(move, [b.at(target, to.get(), I8), b.at(source, of.get(), I8), size, I1(0)])
+    b.ret_void()
+    return b.function
+
+
+def _move(module: Any) -> Any:
+    """args: [n, then addresses of a word to write and one to read]."""
+    b = _flow(module, "move")
+    args = b.args[1]
+    with b.count(0, b.get(args, 0)) as k:
+        b.put(b.get(b.pointer(args, b.sum(b.product(k, 2), 2)), 0), b.pointer(args, b.sum(b.product(k, 2), 1)), 0)
+    b.ret_void()
+    return b.function
+
+
+def _read(b: Any, row: Any) -> Any:
+    """The value of a symbol [register, address, offset, kind]: a size in the word at `address`, or an element of the tensor whose address
+    stands there."""
+    from gpuonnx.kernels.cpu.flow import I8, I64
+    kind, value = b.get(row, 3), b.variable(I64, 0)
+    with b.if_else(b.compare("==", kind, SIZE)) as (size, element):
+        with size:
+            value.set(b.get(b.pointer(row, 1), 0))
+        with element:
+            place = b.at(b.pointer(b.pointer(row, 1), 0), b.get(row, 2), I8)
+            for number, name in enumerate(READS[1:], 1):
+                bits = _int_type(int(name[1:]))
+                with b.when(b.compare("==", kind, number)):
+                    loaded = b.get(place, 0, bits)
+                    value.set(loaded if bits is I64 else b.sext(loaded, I64) if name[0] == "i" else b.zext(loaded, I64))
+    return value.get()
+
+
+def _int_type(bits: int) -> Any:
+    import llvmlite.ir as ir
+
+    from gpuonnx.kernels.cpu.flow import I64
+    return I64 if bits == 64 else ir.IntType(bits)
+
+
+def _bind(module: Any, run_sizes: Any, fill: Any) -> Any:
+    """Sizes that change from turn to turn. args, by the numbers above: symbols [n, rows]; ops [address, n]; registers; checks [n, rows of
+    register, what, value]; tasks [n, rows of row in the table, register], the table; words [n, words, bases, base numbers, register
+    numbers]; whether the registers hold what follows from the symbols. A check that fails refuses."""
+    b = _flow(module, "bind")
+    ctx, args = b.args[:2]
+    registers = b.pointer(args, REGISTERS)
+
+    def give_up() -> None:
+        b.put(REFUSED, ctx, CTX_CODE)
+        b.ret_void()
+    with b.count(0, b.get(args, SYMBOLS)) as k:
+        row = b.at(b.pointer(args, SYMBOLS + 1), b.product(k, 4))
+        value = _read(b, row)
+        with b.when(b.compare("!=", b.get(registers, b.get(row, 0)), value)):
+            b.put(value, registers, b.get(row, 0))
+            b.put(0, args, VALID)
+    with b.when(b.compare("==", b.get(args, VALID), 0)):
+        bad = b.call(run_sizes, [b.pointer(args, OPS), b.get(args, OPS + 1), registers])
+        with b.when(b.compare(">=", bad, 0)):
+            give_up()
+        with b.count(0, b.get(args, CHECKS)) as k:
+            row = b.at(b.pointer(args, CHECKS + 1), b.product(k, 3))
+            value, what, other = b.get(registers, b.get(row, 0)), b.get(row, 1), b.get(row, 2)
+            wrong = [b.compare("<", value, 0), b.compare("!=", value, 0), b.compare("!=", value, other), b.compare(">", value, other)]
+            bad = b.select(b.compare("==", what, ZERO), wrong[1], wrong[0])
+            bad = b.select(b.compare("==", what, EQUAL), wrong[2], b.select(b.compare("==", what, AT_MOST), wrong[3], bad))
+            with b.when(bad):
+                give_up()
+        with b.count(0, b.get(args, TASKS)) as k:
+            row = b.at(b.pointer(args, TASKS + 1), b.product(k, 2))
+            b.put(b.get(registers, b.get(row, 1)), b.pointer(args, TABLE), b.sum(b.product(b.get(row, 0), 4), 2))
+        b.put(1, args, VALID)
+    words, bases, base_numbers, register_numbers = (b.pointer(args, WORDS + k) for k in range(1, 5))
+    b.call(fill, [words, b.number(1), bases, registers, base_numbers, register_numbers, b.get(args, WORDS)])
     b.ret_void()
     return b.function
 

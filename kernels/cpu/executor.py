@@ -64,7 +64,8 @@ def _module(symbol: str) -> str:
     from gpuonnx.kernels.cpu.flow import I64, PTR, Flow
     module = ir.Module("runtime")
     functions = pools.define(module)
-    functions |= {"run_sizes": _run_sizes(module), "fill": _fill(module), "run_steps": _run_steps(module, functions["run"])} | control.define(module)
+    functions |= {"run_sizes": _run_sizes(module), "fill": _fill(module), "run_steps": _run_steps(module, functions["run"])}
+    functions |= control.define(module, functions)
     b = Flow.define(module, symbol, [PTR, PTR, I64])
     for number, name in enumerate(NAMES):
         b.put(functions[name], b.args[1], number, PTR)
