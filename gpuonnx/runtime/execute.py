@@ -224,11 +224,11 @@ class Runner:
     def _turns(self, segment: p.Repeat, body: Executable, at: State, captures: list[Any]) -> None:
         """Natively as far as that goes, else one by one; what cannot go natively is tried again after ever more turns."""
         deadline, held, count = current_deadline.get(), self.held + self.frame.used, len(at.carried)
-        again, wait = 0, 1
+        again, wait, alone = 0, 1, 0
         while at.more:
             values = [np.array(at.turn, np.int64), np.array(True), *at.carried, *captures]
-            if at.turn >= again and at.limit - at.turn >= FEWEST_TURNS:
-                first, turns = at.turn, body.lease_turns(values, count, held)
+            if at.turn >= again:
+                first, turns = at.turn, body.lease_turns(values, count, held, at.limit - at.turn >= FEWEST_TURNS)
                 if turns is not None:
                     turns.run(at, captures)
                     body.give_back_turns(values, turns)
@@ -245,7 +245,9 @@ class Runner:
             at.going, at.carried = bool(np.asarray(results[0]).reshape(())), results[1:1 + count]
             for stack, value in zip(at.scans, results[1 + count:], strict=True):
                 stack.append(value, at.limit - at.turn)
-            at.turn += 1
+            at.turn, alone = at.turn + 1, alone + 1
+        if alone and body.how == "natively":
+            body.how = f"natively, but {alone} of {at.turn} turns in the last run"
 
 def tensor(value: Any, dtype: str) -> np.ndarray:
     """Contiguous, aligned, of the declared element type."""

@@ -2,9 +2,7 @@
 no kernel writes. Only the addresses of what goes in and out are left open."""
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -19,113 +17,13 @@ from gpuonnx.planner import program as p
 from gpuonnx.planner.program import HOST
 from gpuonnx.runtime.address import address
 from gpuonnx.runtime.frame import ALIGNMENT, Frame
-from gpuonnx.runtime.moving import Axis, Growing, Moving, Unlinkable, changing_axes, moved_symbols
+from gpuonnx.runtime.moving import Growing, Moving, Unlinkable, changing_axes, moved_symbols
+from gpuonnx.runtime.parts import Part, Port, Shape, Turning, dense, lies_dense
 
 if TYPE_CHECKING:
     from gpuonnx.runtime.variants import Context, Executable, Variant
 
 FOREVER = (1 << 63) - 1
-Shape = tuple[tuple[int, ...], np.dtype]
-_word = ctypes.c_int64.from_address
-
-
-@dataclass
-class Port:
-    """A dense tensor: where it starts (0: not known yet), and the words that hold its address and some bytes more."""
-
-    shape: tuple[int, ...] | None
-    dtype: np.dtype
-    slots: list[tuple[int, int]] = field(default_factory=list)
-    start: int = 0
-
-    def lead(self, slots: Sequence[tuple[int, int]], more: int = 0) -> None:
-        """These words too hold its address."""
-        self.slots += [(word, offset + more) for word, offset in slots]
-        if self.start:
-            self.fix(self.start)
-
-    def fix(self, start: int) -> None:
-        self.start = start
-        for word, more in self.slots:
-            _word(word).value = start + more
-
-
-@dataclass
-class Part:
-    """A variant in the table. `loose` are outputs that no kernel writes: their number and where they lie; `waiting`, the words for the
-    addresses of what Ifs and Loops give; `changing`, axes whose sizes change from turn to turn; `limits`, the checks on the bytes of outputs."""
-
-    variant: Variant
-    frame: Frame
-    inputs: list[Port]
-    outputs: list[Port]
-    loose: list[tuple[int, p.TensorRef]]
-    waiting: dict[int, list[tuple[int, int]]]
-    objects: dict[int, Port] = field(default_factory=dict)
-    changing: set[Axis] = field(default_factory=set)
-    limits: dict[int, int] = field(default_factory=dict)
-    moving: Moving | None = None
-    arena: Port = field(default_factory=lambda: Port(None, np.dtype(np.uint8)))
-
-    @property
-    def program(self) -> p.Program:
-        return self.variant.loaded.program
-
-    def locate(self, ref: p.TensorRef) -> tuple[Port, int]:
-        """The port that holds a tensor, and how many bytes further it begins."""
-        if ref.object >= 0:
-            return self.objects[ref.object], 0
-        kind, which = self.program.sides[HOST].bases[ref.base]
-        self._stays((ref.offset,))
-        if kind == "arena" and self.moving is not None:
-            return self.arena, int(self.frame.registers[ref.offset])
-        offset = int(self.frame.registers[ref.offset])
-        known = {"input": self.inputs, "output": self.outputs, "object": self.objects}.get(kind)
-        if known is not None:
-            return known[which], offset  # type: ignore[index]
-        return Port(None, numpy_dtype(ref.dtype), start=int(self.frame.bases[ref.base])), offset
-
-    def _stays(self, registers: Sequence[int]) -> None:
-        if self.moving is not None and any(self.moving.moved[r] for r in registers):
-            raise Unlinkable("what is copied or handed to a body inside changes its size from turn to turn")
-
-    def shape(self, ref: p.TensorRef) -> tuple[int, ...]:
-        self._stays(ref.shape)
-        found = self.objects[ref.object].shape if ref.object >= 0 else self.frame.shape(ref)
-        assert found is not None
-        return found
-
-    def strides(self, ref: p.TensorRef) -> tuple[int, ...]:
-        if ref.object >= 0:
-            return dense(self.shape(ref), numpy_dtype(ref.dtype).itemsize)
-        self._stays(ref.strides)
-        return tuple(int(self.frame.registers[r]) for r in ref.strides)
-
-
-@dataclass
-class Turning:
-    """A Loop in the table. inputs: trip count, condition, carried values, captures; outputs: carried values, scan outputs (row by row).
-    `block`: the words that the native steps count with; `current`: for each carried value, the word with the address of what the turn
-    reads, or -1 where it is handed on unchanged; `growing`, those that change their sizes, which no step copies to an output."""
-
-    inputs: list[Port]
-    outputs: list[Port]
-    block: np.ndarray
-    current: list[int]
-    growing: dict[int, Growing]
-
-
-def dense(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
-    """Byte strides of row-major order."""
-    out: list[int] = []
-    for size in reversed(shape):
-        out.insert(0, itemsize)
-        itemsize *= size
-    return tuple(out)
-
-
-def lies_dense(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> bool:
-    return all(size == 1 or a == b for size, a, b in zip(shape, strides, dense(shape, itemsize), strict=True))
 
 
 class Linker:
@@ -189,8 +87,12 @@ class Linker:
             step *= size
         at, words = self.words(4 + 3 * len(axes))
         words[2:] = [run, len(axes), *(x for axis in reversed(axes) for x in axis)]
+        if source[0].wanders:
+            known, move = self.words(4)
+            move[:] = 1, at + 8, *source[0].wanders
+            self.row(self.steps["move"], known)
         for number, (port, more) in enumerate((target, source)):
-            port.lead([(at + 8 * number, 0)], more)
+            port.lead([(at + 8 * number, 0)] if not port.wanders else [], more)
         self.row(self.steps["copy"], at)
 
     # procedures
@@ -229,7 +131,7 @@ class Linker:
         if any(port.shape is None for port in part.outputs):
             raise Unlinkable("an output has no known shape")
         if part.moving is not None:
-            self._limits(part, part.moving, carried)
+            self._limits(part, part.moving)
             part.moving.close(steps)
         return part
 
@@ -267,13 +169,25 @@ class Linker:
                 part.arena.slots.append((word, more))
                 part.arena.start = int(frame.bases[base])
 
-    def _limits(self, part: Part, moving: Moving, carried: int) -> None:
+    def _limits(self, part: Part, moving: Moving) -> None:
         """Outputs that change their sizes: only carried values may, into buffers that grow."""
         for k, ref in enumerate(part.program.outputs):
-            if any(moving.moved[r] for r in ref.shape):
-                if not 0 < k <= carried or k in dict(part.loose):
+            if ref.object < 0 and k not in {number - 1 for number, _ in part.changing}:
+                moving.stays(ref.shape)
+            elif ref.object < 0 and any(moving.moved[r] for r in ref.shape):
+                if k in dict(part.loose):
                     raise Unlinkable("what it gives changes its size from turn to turn")
                 part.limits[k] = moving.limit(moving.bytes_of(ref.shape, part.outputs[k].dtype.itemsize))
+
+    def _place(self, part: Part, ref: p.TensorRef) -> tuple[Port, int]:
+        """As `Part.locate`, for a copy from there."""
+        port, more = part.locate(ref)
+        if not part.wanders(ref):
+            return port, more
+        assert part.moving is not None
+        word, _ = self.words(1)
+        port.lead([(word, 0)])
+        return Port(None, port.dtype, wanders=(word, address(part.moving.registers) + 8 * ref.offset)), 0
 
     def finish(self, part: Part, skip: Collection[int] = ()) -> None:
         """Copies of the outputs that no kernel writes."""
@@ -281,7 +195,7 @@ class Linker:
             port = part.outputs[k]
             if k not in skip and (ref.object < 0 or part.objects[ref.object] is not port):
                 shape = part.shape(ref)
-                self.copy(shape, port.dtype, (port, 0), part.locate(ref), part.strides(ref))
+                self.copy(shape, port.dtype, (port, 0), self._place(part, ref), part.strides(ref))
 
     def _object(self, part: Part, number: int, shape: tuple[int, ...], dtype: np.dtype) -> Port:
         """Where what an If or a Loop gives lies: straight in an output, else in memory of its own."""
@@ -303,8 +217,8 @@ class Linker:
         if not _tensor(ref.dtype):
             raise Unlinkable("it takes values that are no tensors")
         shape, dtype, strides = part.shape(ref), numpy_dtype(ref.dtype), part.strides(ref)
-        place = part.locate(ref)
-        if not lies_dense(shape, strides, dtype.itemsize):
+        place = self._place(part, ref)
+        if not lies_dense(shape, strides, dtype.itemsize) or part.wanders(ref):
             target = (self.room(shape, dtype), 0)
             self.copy(shape, dtype, target, place, strides)
             place = target
@@ -404,7 +318,7 @@ class Linker:
             shape, dtype = shapes[2 + k]
             if outputs[1 + k].dtype != dtype or k not in grows and outputs[1 + k].shape != shape:
                 raise Unlinkable("a carried value changes its shape")
-        same = [k not in grows and _handed_on(inner, k) for k in range(carried)]
+        same = [k not in grows and inner.hands_on(k) for k in range(carried)]
         self.finish(inner, [1 + k for k in range(carried) if same[k]])
         self._hand_on_sizes(inner)
         turn, again = self.row(self.steps["turn"], 0), self.row(BRANCH, 0, head)
@@ -430,8 +344,9 @@ class Linker:
         if moving is None or not inner.changing:
             return
         registers = address(moving.registers)
-        pairs = [(word[0], registers + 8 * inner.program.outputs[number - 1].shape[axis]) for (number, axis), word in moving.size_words.items()]
-        at, words = self.words(1 + 2 * len(pairs))
+        pairs = [(word[0], registers + 8 * inner.program.outputs[number - 1].shape[axis], self.zero)
+                 for (number, axis), word in moving.size_words.items()]
+        at, words = self.words(1 + 3 * len(pairs))
         words[0], words[1:] = len(pairs), np.array(pairs, np.int64).reshape(-1)
         self.row(self.steps["move"], at)
 
@@ -461,15 +376,6 @@ class Linker:
         inner.inputs[1].fix(self.true)
         inner.outputs[0].fix(at + 8 * control.CONDITION)
         return at, block, growing
-
-
-def _handed_on(inner: Part, k: int) -> bool:
-    """Whether carried value `k` comes out as it went in."""
-    ref = dict(inner.loose).get(1 + k)
-    if ref is None or ref.object >= 0:
-        return False
-    port, more = inner.locate(ref)
-    return port is inner.inputs[2 + k] and more == 0 and lies_dense(inner.shape(ref), inner.strides(ref), port.dtype.itemsize)
 
 
 def _tensor(dtype: str) -> bool:

@@ -16,7 +16,8 @@ from gpuonnx.runtime.address import address
 from gpuonnx.runtime.frame import ALIGNMENT
 
 if TYPE_CHECKING:
-    from gpuonnx.runtime.link import Linker, Part
+    from gpuonnx.runtime.link import Linker
+    from gpuonnx.runtime.parts import Part
 
 Axis = tuple[int, int]
 
@@ -69,6 +70,7 @@ class Moving:
         values = set(range(len(program.inputs))) - set(known)
         self.extra: list[list[int]] = []
         self.moved = moved_registers(program, moved_symbols(program, changing, values))
+        self.grown = moved_registers(program, moved_symbols(program, changing, ()))
         self.free = len(frame.registers)
         self.registers = np.concatenate([frame.registers, np.zeros(16 * len(program.outputs), np.int64)])
         self.size_words = {axis: linker.words(1) for axis in changing}
@@ -138,6 +140,14 @@ class Moving:
         """Refuse where a register is more than `most`; the number of this check."""
         self.checks.append([register, control.AT_MOST, most])
         return len(self.checks) - 1
+
+    def stays(self, registers: Sequence[int]) -> None:
+        """Sizes that the table counts on: where they hang on values, a turn with others is refused."""
+        if any(self.grown[r] for r in registers):
+            raise Unlinkable("what is copied or handed to a body inside grows from turn to turn")
+        for r in registers:
+            if self.moved[r] and [r, control.EQUAL, int(self.registers[r])] not in self.checks:
+                self.checks.append([r, control.EQUAL, int(self.registers[r])])
 
     def close(self, steps: Sequence[tuple[int, int]]) -> None:
         """All checks are known. steps: (row of the table, register of its tasks)."""

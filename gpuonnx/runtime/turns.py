@@ -15,7 +15,8 @@ from gpuonnx.ir.types import numpy_dtype
 from gpuonnx.kernels.cpu import control
 from gpuonnx.runtime.address import address
 from gpuonnx.runtime.frame import room
-from gpuonnx.runtime.link import FOREVER, Linker, Shape
+from gpuonnx.runtime.link import FOREVER, Linker
+from gpuonnx.runtime.parts import Shape
 from gpuonnx.runtime.unit import Unit
 
 if TYPE_CHECKING:

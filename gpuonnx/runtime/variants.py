@@ -17,9 +17,9 @@ from gpuonnx.kernels.cpu.executor import Executor
 from gpuonnx.planner.program import Program
 from gpuonnx.runtime.execute import Runner
 from gpuonnx.runtime.frame import Frame
-from gpuonnx.runtime.link import Shape
 from gpuonnx.runtime.loaded import LoadedProgram
 from gpuonnx.runtime.moving import Unlinkable
+from gpuonnx.runtime.parts import Shape
 from gpuonnx.runtime.quick import MOST_BYTES, Quicks
 from gpuonnx.runtime.saved import Compiled, Library
 from gpuonnx.runtime.turns import Turns
@@ -279,8 +279,8 @@ class Executable:
             found = next((v for v in self.variants if v.fits(arguments, exact=False)), None)
         return found
 
-    def lease_turns(self, values: Sequence[Any], carried: int, held: int) -> Turns | None:
-        """For a Loop's body: its turns linked at these shapes; None where they go one by one, which `how` then explains."""
+    def lease_turns(self, values: Sequence[Any], carried: int, held: int, make: bool = True) -> Turns | None:
+        """For a Loop's body: its turns linked at these shapes (now, if `make`); None where they go one by one, which `how` then explains."""
         if not all(type(v) is np.ndarray and not v.dtype.hasobject for v in values):
             self.how = "turn by turn: it takes values that are no tensors"
             return None
@@ -295,6 +295,8 @@ class Executable:
                 if turns.serves(values) and not turns.stale:
                     self._growing = [t for t in self._growing if t is not turns]
                     return turns
+        if not make:
+            return None
         try:
             made = Turns(self.context, self.variant(values), values, carried, held)
         except Unlinkable as no:

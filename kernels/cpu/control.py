@@ -139,11 +139,12 @@ def _copy(module: Any) -> Any:
 
 
 def _move(module: Any) -> Any:
-    """args: [n, then addresses of a word to write and one to read]."""
+    """args: [n, then addresses of a word to write and of two whose sum it becomes]."""
     b = _flow(module, "move")
     args = b.args[1]
     with b.count(0, b.get(args, 0)) as k:
-        b.put(b.get(b.pointer(args, b.sum(b.product(k, 2), 2)), 0), b.pointer(args, b.sum(b.product(k, 2), 1)), 0)
+        row = b.at(args, b.sum(b.product(k, 3), 1))
+        b.put(b.sum(b.get(b.pointer(row, 1), 0), b.get(b.pointer(row, 2), 0)), b.pointer(row, 0), 0)
     b.ret_void()
     return b.function
 
