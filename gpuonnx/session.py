@@ -71,7 +71,7 @@ class Compiler:
         lowered = lower(procedure, arguments)
         off = options.off if self.accelerator is None else options.off | passes.HOST_ONLY
         graph = passes.run_pipeline(lowered.graph, passes.DEVICE_FREE, off, options.stop_after, trace)
-        placement = place(graph, cpu, self.accelerator)
+        placement = place(graph, cpu, self.accelerator, procedure.carried)
         placement = passes.run_placed(placement, passes.PER_DEVICE, options.off, options.stop_after, trace)
         program = plan(placement, cpu, self.accelerator, _binding(lowered.graph, arguments))
         return _compiled(lowered, program, arguments, {"graph": lowered.graph, "passes": trace, "final": placement.graph})

@@ -43,7 +43,8 @@ def body(frame: Frame, name: str, graph: onnx.GraphProto, given: Sequence[InputI
             infos.append(info_of(outer, t))
     outputs = tuple(input_info(o) for o in graph.output)
     procedure = Procedure(name, bound(graph.node, frame.attributes), tuple(infos),
-                          tuple(o.name for o in graph.output), constants, frame.environment, outputs, inner=True, turn=bool(given))
+                          tuple(o.name for o in graph.output), constants, frame.environment, outputs, inner=True,
+                          carried=len(given) - 2 if given else -1)
     return procedure, tensors
 
 

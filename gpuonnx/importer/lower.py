@@ -54,7 +54,7 @@ def lower(procedure: Procedure, arguments: Sequence[Argument]) -> Lowered:
         inputs = [_input(owner, info, argument) for info, argument in zip(procedure.inputs, arguments, strict=True)]
         scope = _Constants(owner, procedure)
         scope.update({info.name: t for info, t in zip(procedure.inputs, inputs, strict=True)})
-        if procedure.turn:
+        if procedure.carried >= 0:
             scope[procedure.inputs[1].name] = owner.constant(np.array(True))
         named = {n for node in procedure.nodes if node.op_type == "Gradient" for n in read_names(node)}
         varied = frozenset(scope[n].value for n in sorted(named & procedure.constants.keys()))

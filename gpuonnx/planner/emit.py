@@ -45,8 +45,8 @@ class Emitter:
             self._bind(epoch)
         checks = [p.Check(self.sizes.register(r.dim), r.equal, self.made.epoch(r.dim), f"{r.origin}: {_short(r.text)}")
                   for r in self.graph.requirements]
-        inputs = [self._tensor(v, HOST) for v in self.graph.inputs]
-        outputs = [self._tensor(v, HOST) for v in self.graph.outputs]
+        inputs = [self._tensor(v, self._home(v)) for v in self.graph.inputs]
+        outputs = [self._tensor(v, self._home(v)) for v in self.graph.outputs]
         given, all_read = set(self.graph.inputs), any(isinstance(s, p.Interpret) for s in self.segments)
         read = {arg for op, arg in self.sizes.slots if op == "sym"}
         symbols = [self._symbol(name, source) for name, source in self.graph.symbols.items()
@@ -103,6 +103,10 @@ class Emitter:
             start = self.slot_registers[buffer.slot]
             register = start if isinstance(offset, int) and offset == 0 else self.sizes._nary("+", [start, register])
         return self._base(buffer), register
+
+    def _home(self, value: g.Value) -> str:
+        place = self.made.places.get(value)
+        return HOST if place is None else place.buffer.side
 
     def _tensor(self, value: g.Value, side: str) -> p.TensorRef:
         number = self.made.objects.get(value, -1)

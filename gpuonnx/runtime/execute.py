@@ -16,6 +16,7 @@ from gpuonnx.runtime.deadline import current_deadline
 from gpuonnx.runtime.frame import Frame, check_out, room
 from gpuonnx.runtime.host_text import HOST_FUNCTIONS
 from gpuonnx.runtime.link import FOREVER
+from gpuonnx.runtime.resident import Resident, on_host
 from gpuonnx.runtime.turns import FEWEST_TURNS, Stack, State
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Runner:
 
     def run(self, values: Sequence[Any], out: Mapping[int, np.ndarray]) -> list[Any]:
         frame, program = self.frame, self.program
+        values = [self._lying(ref, value) for ref, value in zip(program.inputs, values, strict=True)]
         frame.inputs, frame.out_buffers, frame.held = list(values), out, self.held
         for ref, value in zip(program.inputs, values, strict=True):
             if ref.object >= 0:
@@ -43,6 +45,13 @@ class Runner:
         if deadline is not None:
             deadline.check()
         return [self._output(k, ref) for k, ref in enumerate(program.outputs)]
+
+    def _lying(self, ref: p.TensorRef, value: Any) -> Any:
+        """An input on the side that the program reads it on."""
+        if ref.side == HOST or isinstance(value, Resident):
+            return on_host(value) if ref.side == HOST else value
+        assert self.context.accelerator is not None
+        return Resident(self.context.accelerator, value.shape, value.dtype, value)
 
     def _bind(self, epoch: int, symbols: Sequence[p.SymbolRef], values: Sequence[Any] | None) -> None:
         if self.frame.bind(epoch, symbols, values):
@@ -58,7 +67,7 @@ class Runner:
         else:
             value = (self.frame.inputs if twin[1] else self.frame.outputs)[twin[0]]
         if not isinstance(value, np.ndarray):
-            return owned(value)
+            return value if isinstance(value, Resident) else owned(value)
         given = self.frame.out_buffers.get(k)
         if given is None:
             given = room(value.shape, value.dtype, f"output {ref.name!r}")
@@ -204,11 +213,19 @@ class Runner:
         count, infos = len(segment.carried), body.procedure.output_infos
         at = State(0, FOREVER if limit is None else limit, going, [self._lent(t) for t in segment.carried],
                    [Stack(info) for info in infos[1 + count:]])
+        if self.context.accelerator is not None:
+            at.carried, captures = list(map(self._shared, at.carried)), list(map(self._shared, captures))
         self._turns(segment, body, at, captures)
         stacked = [stack.result(dtype, self._sizes(registers)[1:])
                    for stack, dtype, registers in zip(at.scans, segment.dtypes[count:], segment.shapes[count:], strict=True)]
-        self._store(segment.outputs, segment.dtypes, [*at.carried, *stacked], segment.node)
+        self._store(segment.outputs, segment.dtypes, [*map(on_host, at.carried), *stacked], segment.node)
         self._sized(segment)
+
+    def _shared(self, value: Any) -> Any:
+        """A value that turns may read on either side, copied once."""
+        if self.context.accelerator is None or not isinstance(value, np.ndarray) or value.dtype.hasobject:
+            return value
+        return Resident(self.context.accelerator, value.shape, value.dtype, value)
 
     def _sizes(self, registers: Sequence[int] | None) -> list[int | None]:
         return [None if r < 0 else int(self.frame.registers[r]) for r in registers or ()]

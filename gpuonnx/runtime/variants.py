@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from gpuonnx.runtime.loaded import LoadedProgram
 from gpuonnx.runtime.moving import Unlinkable
 from gpuonnx.runtime.parts import Shape
 from gpuonnx.runtime.quick import MOST_BYTES, Quicks
+from gpuonnx.runtime.resident import Resident
 from gpuonnx.runtime.saved import Compiled, Library
 from gpuonnx.runtime.turns import Turns
 
@@ -184,6 +186,8 @@ def _given(source: tuple[int, int | None, int | None], arguments: Sequence[Argum
 
 def argument_of(value: Any, dtype: str) -> Argument:
     """What lowering may know of an input."""
+    if isinstance(value, Resident):
+        value = value.host() if prod(value.shape) <= SMALL_ELEMENTS else np.broadcast_to(np.zeros((), value.dtype), value.shape)
     if not isinstance(value, np.ndarray):
         return Argument(dtype, None)
     dtype = types.of_numpy(value.dtype) if dtype == "undefined" else dtype
@@ -213,7 +217,7 @@ class Executable:
 
     def variant(self, values: Sequence[Any]) -> Variant:
         """The variant for these inputs, compiled if it is new. One that hangs on shapes alone is remembered by them."""
-        signature = tuple([(v.shape, v.dtype) if isinstance(v, np.ndarray) else None for v in values])
+        signature = tuple([(v.shape, v.dtype) if isinstance(v, (np.ndarray, Resident)) else None for v in values])
         found = self.recent.get(signature)
         if found is None:
             found = self._find(values)
@@ -224,6 +228,11 @@ class Executable:
         return found
 
     def _find(self, values: Sequence[Any]) -> Variant:
+        if any(isinstance(v, Resident) for v in values):
+            blind = [Argument(dtype_of(v, info.dtype), getattr(v, "shape", None)) for v, info in zip(values, self.procedure.inputs, strict=True)]
+            found = next((v for v in self.variants if v.by_shape and v.fits(blind)), None)
+            if found is not None:
+                return found
         arguments = [argument_of(v, dtype_of(v, info.dtype)) for v, info in zip(values, self.procedure.inputs, strict=True)]
         known = self._known(arguments)
         if known is not None:
@@ -281,6 +290,9 @@ class Executable:
 
     def lease_turns(self, values: Sequence[Any], carried: int, held: int, make: bool = True) -> Turns | None:
         """For a Loop's body: its turns linked at these shapes (now, if `make`); None where they go one by one, which `how` then explains."""
+        if self.context.accelerator is not None:
+            self.how = "turn by turn: what the device makes stays there"
+            return None
         if not all(type(v) is np.ndarray and not v.dtype.hasobject for v in values):
             self.how = "turn by turn: it takes values that are no tensors"
             return None
@@ -329,10 +341,10 @@ class Executable:
             variant.give_back(frame)
         if variant.rest is not None:
             return variant.rest.run(outputs, out, held)
-        if not out:
+        if not out and self.context.accelerator is None:
             self.quicks.note(variant, self.context, values)
         return outputs
 
 
 def dtype_of(value: Any, declared: str) -> str:
-    return types.of_numpy(value.dtype) if isinstance(value, np.ndarray) else declared
+    return types.of_numpy(value.dtype) if isinstance(value, (np.ndarray, Resident)) else declared
