@@ -106,7 +106,7 @@ def _cut(procedure: Procedure, owner: Builder, inputs: list[Tensor], scope: Mapp
     live = [n for n in dict.fromkeys(wanted) if scope.get(n) is not None and n not in procedure.constants]
     tensors = [scope[n] for n in live]
     infos = tuple(_info(n, t) for n, t in zip(live, tensors, strict=True) if t is not None)
-    tail = replace(procedure, name=f"{procedure.name}/after {position}", nodes=rest, inputs=infos)
+    tail = replace(procedure, name=f"{procedure.name}/after {position}", nodes=rest, inputs=infos, carried=-1)
     graph = owner.finish([t.value for t in inputs], [t.value for t in tensors if t is not None])
     return Lowered(graph, tuple(owner.predicates.items()), tail)
 
