@@ -39,6 +39,22 @@ WINDOWS = """net (int64 m, float[N, 4] x) => (float[4] y, float[T, 2, 4] all) {
     b = Add (a, sums)
   }>
 }"""
+CHOOSES = """net (int64 m, float[4] x) => (float[N, 4] y, float[4] z, float[T] sums) {
+  go = Constant <value: tensor = bool {1}> ()
+  empty = Constant <value: tensor = float[0, 4] {}> ()
+  y, z, sums = Loop (m, go, empty, x) <body = step (int64 i, bool c, float[A, 4] past, float[4] t) => (bool d, float[B, 4] now, float[4] u, float s) {
+    d = Identity (c)
+    axis = Constant <value: tensor = int64[1] {0}> ()
+    row = Unsqueeze (t, axis)
+    now = Concat <axis = 0> (past, row)
+    squares = Mul (now, now)
+    rows = ReduceSum <keepdims = 0> (squares, axis)
+    s = ReduceSum <keepdims = 0> (now)
+    zero = Constant <value: tensor = float {0}> ()
+    positive = Greater (s, zero)
+    u = If (positive) <then_branch = yes () => (float[4] p) { n = Neg (t)  p = Sub (n, x) }, else_branch = no () => (float[4] q) { q = Add (t, x) }>
+  }>
+}"""
 DOUBLES = """net (int64 m, float[N] x) => (float[M] y, float[T] sums) {
   go = Constant <value: tensor = bool {1}> ()
   y, sums = Loop (m, go, x) <body = turn (int64 i, bool c, float[K] a) => (bool d, float[L] b, float s) {
@@ -64,6 +80,15 @@ def doubles(m: np.ndarray, x: np.ndarray) -> list[np.ndarray]:
     return [x, np.array(sums, np.float32)]
 
 
+def chooses(m: np.ndarray, x: np.ndarray) -> list[np.ndarray]:
+    past, t, sums = np.empty((0, 4), np.float32), x, []
+    for _ in range(int(m)):
+        past = np.concatenate([past, t[None]])
+        sums.append(past.sum())
+        t = -t - x if sums[-1] > 0 else t + x
+    return [past, t, np.array(sums, np.float32)]
+
+
 def cache(m: np.ndarray, start: np.ndarray, x: np.ndarray) -> list[np.ndarray]:
     past, rows = start, []
     for _ in range(int(m)):
@@ -78,6 +103,12 @@ def test_a_growing_cache() -> None:
     session = agree(CACHE, *({"m": m, "start": normal(p, 8), "x": normal(1, 8, seed=1)} for m, p in (
         (0, 0), (1, 0), (2, 3), (5, 0), (40, 7), (300, 1), (700, 0), (3, 0), (1, 1))), truth=cache)
     assert hows(session) == {"/Loop y/body": "natively"}
+
+
+def test_an_if_inside_a_loop_that_grows() -> None:
+    x = np.array([1, -2, 4, 8], np.float32)
+    session = agree(CHOOSES, *({"m": m, "x": x} for m in (1, 5, 40, 2, 700)), truth=chooses)
+    assert set(hows(session).values()) == {"natively"}
 
 
 def test_slices_by_the_number_of_the_turn() -> None:

@@ -247,6 +247,7 @@ class Runner:
             if at.turn >= again:
                 first, turns = at.turn, body.lease_turns(values, count, held, at.limit - at.turn >= FEWEST_TURNS)
                 if turns is not None:
+                    body.how = "natively"
                     turns.run(at, captures)
                     body.give_back_turns(values, turns)
                     values[:2 + count] = np.array(at.turn, np.int64), values[1], *at.carried
@@ -264,7 +265,7 @@ class Runner:
                 stack.append(value, at.limit - at.turn)
             at.turn, alone = at.turn + 1, alone + 1
         if alone and body.how == "natively":
-            body.how = f"natively, but {alone} of {at.turn} turns in the last run"
+            body.how = f"natively, but for {alone} of {at.turn} turns in the last run"
 
 def tensor(value: Any, dtype: str) -> np.ndarray:
     """Contiguous, aligned, of the declared element type."""

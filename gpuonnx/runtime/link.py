@@ -16,7 +16,7 @@ from gpuonnx.kernels.cpu.executor import BRANCH
 from gpuonnx.planner import program as p
 from gpuonnx.planner.program import HOST
 from gpuonnx.runtime.address import address
-from gpuonnx.runtime.frame import ALIGNMENT, Frame
+from gpuonnx.runtime.frame import ALIGNMENT, Frame, physical_memory
 from gpuonnx.runtime.moving import Growing, Moving, Unlinkable, changing_axes, moved_symbols
 from gpuonnx.runtime.parts import Part, Port, Shape, Turning, dense, lies_dense
 
@@ -57,8 +57,8 @@ class Linker:
 
     def may(self, count: int) -> bool:
         """Whether the session's memory_limit leaves so many bytes, which are then taken."""
-        most = self.context.memory_limit
-        if most is not None and self.held + self.bytes + count > most:
+        limit, wanted = self.context.memory_limit, self.held + self.bytes + count
+        if wanted > physical_memory() or limit is not None and wanted > limit:
             return False
         self.bytes += count
         return True
@@ -118,21 +118,17 @@ class Linker:
             part.moving = self.moving[-1]  # type: ignore[assignment]
         self._slots(part)
         tasks = variant.loaded.host.tasks
-        steps: list[tuple[int, int]] = []
         for segment in program.segments:
             match segment:
                 case p.Run():
                     for step, row in enumerate(part.frame.steps[segment.first:segment.last].tolist(), segment.first):
                         if row[2] > 0 or part.moving is not None:
-                            steps.append((len(self.rows), int(tasks[step])))
+                            part.steps.append((len(self.rows), int(tasks[step])))
                             self.rows.append(row)
                 case p.Branch(): self._branch(part, segment)
                 case p.Repeat(): self._loop(part, segment)
         if any(port.shape is None for port in part.outputs):
             raise Unlinkable("an output has no known shape")
-        if part.moving is not None:
-            self._limits(part, part.moving)
-            part.moving.close(steps)
         return part
 
     def _framed(self, variant: Variant, shapes: Sequence[Shape], values: Mapping[int, np.ndarray]) -> Part:
@@ -190,12 +186,15 @@ class Linker:
         return Port(None, port.dtype, wanders=(word, address(part.moving.registers) + 8 * ref.offset)), 0
 
     def finish(self, part: Part, skip: Collection[int] = ()) -> None:
-        """Copies of the outputs that no kernel writes."""
+        """Copies of the outputs that no kernel writes; then all that a moving part must check is known."""
         for k, ref in part.loose:
             port = part.outputs[k]
             if k not in skip and (ref.object < 0 or part.objects[ref.object] is not port):
                 shape = part.shape(ref)
                 self.copy(shape, port.dtype, (port, 0), self._place(part, ref), part.strides(ref))
+        if part.moving is not None:
+            self._limits(part, part.moving)
+            part.moving.close(part.steps)
 
     def _object(self, part: Part, number: int, shape: tuple[int, ...], dtype: np.dtype) -> Port:
         """Where what an If or a Loop gives lies: straight in an output, else in memory of its own."""
@@ -230,7 +229,7 @@ class Linker:
         if prod(shape) != 1:
             raise Unlinkable("the condition is not one element")
         byte = port.start + more
-        if not port.start:
+        if not port.start or port is part.arena:
             byte, _ = self.words(1)
             self.copy((), np.dtype(np.bool_), (Port((), np.dtype(np.bool_), start=byte), 0), (port, more), ())
         choice = self.row(BRANCH, byte)

@@ -47,7 +47,8 @@ class Port:
 @dataclass
 class Part:
     """A variant in the table. `loose` are outputs that no kernel writes: their number and where they lie; `waiting`, the words for the
-    addresses of what Ifs and Loops give; `changing`, axes whose sizes change from turn to turn; `limits`, the checks on the bytes of outputs."""
+    addresses of what Ifs and Loops give; `changing`, axes whose sizes change from turn to turn; `limits`, the checks on the bytes of outputs;
+    `steps`, rows of the table with the registers of their tasks."""
 
     variant: Variant
     frame: Frame
@@ -59,6 +60,7 @@ class Part:
     changing: set[Axis] = field(default_factory=set)
     limits: dict[int, int] = field(default_factory=dict)
     moving: Moving | None = None
+    steps: list[tuple[int, int]] = field(default_factory=list)
     arena: Port = field(default_factory=lambda: Port(None, np.dtype(np.uint8)))
 
     @property

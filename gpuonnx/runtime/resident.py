@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpuonnx.errors import MemoryLimitError
+
 if TYPE_CHECKING:
     from gpuonnx.devices.device import Accelerator
 
@@ -22,9 +24,13 @@ class Resident:
         return prod(self.shape) * self.dtype.itemsize
 
     def buffer(self) -> Any:
-        """Its memory on the device; new if the host has nothing to put there."""
+        """Its memory on the device; new if the host has nothing to put there. Raises MemoryLimitError."""
         if self._buffer is None:
-            self._buffer = self.accelerator.empty(max(self.nbytes, 1))
+            try:
+                self._buffer = self.accelerator.empty(max(self.nbytes, 1))
+            except (MemoryError, ValueError) as error:
+                raise MemoryLimitError(f"a value {list(self.shape)} of a Loop: {self.nbytes:,} bytes are more than {self.accelerator.name} can "
+                                       "give; use smaller inputs") from error
             if self._host is not None and self._host.size:
                 self.accelerator.copy_in(self._buffer, 0, np.ascontiguousarray(self._host))
         return self._buffer

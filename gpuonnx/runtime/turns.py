@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from gpuonnx.importer.procedure import InputInfo
 from gpuonnx.ir.types import numpy_dtype
 from gpuonnx.kernels.cpu import control
 from gpuonnx.runtime.address import address
+from gpuonnx.runtime.deadline import current_deadline
 from gpuonnx.runtime.frame import room
 from gpuonnx.runtime.link import FOREVER, Linker
 from gpuonnx.runtime.parts import Shape
@@ -103,9 +105,11 @@ class Turns(Unit):
         before the turn that met it."""
         if not self.pool.started:
             self.pool.start()
-        limit = min(at.limit, self.most)
-        while at.going and at.turn < limit and self._stretch(at, limit, captures):
-            pass
+        limit, deadline = min(at.limit, self.most), current_deadline.get()
+        with deadline.watching(self.context) if deadline is not None else nullcontext():
+            going = True
+            while going and at.going and at.turn < limit:
+                going = self._stretch(at, limit, captures)
 
     def _stretch(self, at: State, limit: int, captures: Sequence[np.ndarray]) -> bool:
         """Turns for which the scan outputs have room; false where a turn could not be done."""

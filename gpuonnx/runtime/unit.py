@@ -38,7 +38,10 @@ class Unit:
 
     def grow(self) -> bool:
         """Whether memory was what was missing, and is there now."""
-        return any([moving.grow() for moving in self.moving])
+        try:
+            return any([moving.grow() for moving in self.moving])
+        except MemoryError:
+            return False
 
     @property
     def stale(self) -> bool:

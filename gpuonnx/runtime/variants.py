@@ -314,7 +314,7 @@ class Executable:
         except Unlinkable as no:
             self.how = f"turn by turn: {no}"
             return None
-        self.how = "natively"
+        self.context.stats.bound(held + made.bytes)
         return made
 
     def give_back_turns(self, values: Sequence[Any], turns: Turns) -> None:

@@ -195,8 +195,8 @@ def _run_steps(module: Any, run: Any) -> Any:
     from gpuonnx.kernels.cpu.flow import I8, I64, PTR, Flow
     b = Flow.define(module, "run_steps", [PTR, PTR, PTR, I64, I64, I64], I64)
     pool, ctx, steps, first, last, budget = b.args
-    for value, place in ((pool, CTX_POOL), (run, CTX_RUN)):
-        b.store(value, b.at(ctx, place))
+    for value, word in ((pool, CTX_POOL), (run, CTX_RUN)):
+        b.store(value, b.at(ctx, word))
     limited = b.compare(">", budget, 0)
     begun, place, walked = b.variable(I64, 0), b.variable(I64, first), b.variable(I64, 0)
     with b.when(limited):
