@@ -85,7 +85,6 @@ class Turns(Unit):
         linker = Linker(context, held)
         self.turning = linker.loop(variant, self.shapes, carried, FOREVER, self.known, values)
         self.trip, self.true = np.zeros(1, np.int64), np.ones(1, np.bool_)
-        self.most = context.loop_limit
         super().__init__(linker)
 
     @property
@@ -105,7 +104,7 @@ class Turns(Unit):
         before the turn that met it."""
         if not self.pool.started:
             self.pool.start()
-        limit, deadline = min(at.limit, self.most), current_deadline.get()
+        limit, deadline = min(at.limit, self.linker.context.loop_limit), current_deadline.get()
         with deadline.watching(self.context) if deadline is not None else nullcontext():
             going = True
             while going and at.going and at.turn < limit:
