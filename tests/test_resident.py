@@ -35,6 +35,17 @@ SWAPS = """net (int64 m, float[N] x, float[N] z) => (float[N] a, float[N] b, flo
     t = Add (p, q)
   }>
 }"""
+TURNS = """net (int64 m, float[2, 3] x, float[2, 3] z) => (float[2, 3] a, float[2, 3] b) {
+  go = Constant <value: tensor = bool {1}> ()
+  a, b = Loop (m, go, x, z) <body = turn (int64 i, bool g, float[2, 3] p, float[2, 3] q) => (bool h, float[2, 3] r, float[2, 3] s) {
+    h = Identity (g)
+    back = Constant <value: tensor = int64[2] {2, 3}> ()
+    t = Transpose <perm = [1, 0]> (p)
+    r = Reshape (q, back)
+    u = Reshape (t, back)
+    s = Neg (u)
+  }>
+}"""
 GROWS = """net (int64 m, float[P, 4] x, float[1, 4] z) => (float[N, 4] y, float[1, 4] u) {
   go = Constant <value: tensor = bool {1}> ()
   y, u = Loop (m, go, x, z) <body = step (int64 i, bool c, float[A, 4] past, float[1, 4] t) => (bool d, float[B, 4] now, float[1, 4] v) {
@@ -102,3 +113,11 @@ def test_values_that_change_places_and_sizes(text: str, monkeypatch: pytest.Monk
             np.testing.assert_allclose(got[name], want, rtol=1e-5, atol=1e-6)
         rows = turns * x.nbytes if text is SWAPS else 0
         assert sum(into) <= sum(a.nbytes for a in feed.values()) and sum(out) <= sum(a.nbytes for a in got.values()) + rows
+
+
+def test_views_of_what_is_handed_on() -> None:
+    session, host = load(TURNS, "emulated-cuda"), load(TURNS, "cpu")
+    for turns in (0, 1, 2, 7):
+        feed = {"m": np.array(turns), "x": np.arange(6, dtype=np.float32).reshape(2, 3), "z": np.ones((2, 3), np.float32)}
+        for name, want in host.run(feed).items():
+            np.testing.assert_array_equal(session.run(feed)[name], want)

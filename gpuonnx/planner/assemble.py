@@ -97,7 +97,7 @@ class Assembler:
             maker = self.makers.get(value)
             if maker is None or isinstance(maker, (g.Host, g.If, g.Loop)) or maker in self.placement.interpreted:
                 continue
-            if value in self.layouts.physical or self._rearranged(value):
+            if value in self.layouts.physical or self._rearranged(value) or self.placement.side[maker] == DEVICE:
                 self._place_dense(value, self.buffer(self.placement.side[maker], "output", number))
         for node in self.graph.nodes:
             self.position += 1
