@@ -71,7 +71,7 @@ class Compiler:
         lowered = lower(procedure, arguments)
         off = options.off if self.accelerator is None else options.off | passes.HOST_ONLY
         graph = passes.run_pipeline(lowered.graph, passes.DEVICE_FREE, off, options.stop_after, trace)
-        placement = place(graph, cpu, self.accelerator)
+        placement = place(graph, cpu, self.accelerator, procedure.carried)
         placement = passes.run_placed(placement, passes.PER_DEVICE, options.off, options.stop_after, trace)
         program = plan(placement, cpu, self.accelerator, _binding(lowered.graph, arguments))
         return _compiled(lowered, program, arguments, {"graph": lowered.graph, "passes": trace, "final": placement.graph})
@@ -113,7 +113,7 @@ class Session:
         executor = shared(cache.addresses)
         library = Library(cache, session_key(source.digest, device, options)) if accelerator is None else None
         self.context = Context(executor, executor.pool(self.threads), Compiler(cache, accelerator, options).compile, self._load_program, accelerator,
-                               self.stats, options.loop_limit, library)
+                               self.stats, options.loop_limit, library, options.memory_limit)
         header = library.header() if library is not None else None
         if header is None:
             self.procedure = self._model()

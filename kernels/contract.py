@@ -114,4 +114,4 @@ class Build:
 # share out work of its own: run(pool, function, ctx, args, tasks), whose address is in CTX_RUN and 0 where everything is serial.
 CTX_CODE, CTX_STEP, CTX_VALUE, CTX_LIMIT, CTX_CANCEL, CTX_POOL, CTX_RUN = 0, 1, 2, 3, 4, 5, 6
 CTX_WORDS = 8
-ERROR_INDEX, ERROR_DIVIDE, ERROR_CANCELLED, ERROR_DOMAIN = 1, 2, 3, 4
+ERROR_INDEX, ERROR_DIVIDE, ERROR_CANCELLED, ERROR_DOMAIN, REFUSED = 1, 2, 3, 4, 5

@@ -246,3 +246,19 @@ def test_steps_beyond_any_size() -> None:
         where = tuple(slice(s, None if e == low else e, t) for s, e, t in zip(starts, ends, steps, strict=True))
         got = made.run([X, ids(*starts), ids(*ends), ids(0, 1), ids(*steps)])["y"]
         np.testing.assert_array_equal(got, X[where])
+
+
+def test_a_constant_index_into_what_a_slice_leaves_is_checked() -> None:
+    text = """<ir_version: 9, opset_import: ["" : 18]>
+    net (float[N, 4] x, int64[1] a) => (float[1, 4] y) {
+      one = Constant <value: tensor = int64[1] {1}> ()
+      zero = Constant <value: tensor = int64[1] {0}> ()
+      b = Add (a, one)
+      p = Slice (x, a, b, zero)
+      q = Gather (p, zero)
+      y = Neg (q)
+    }"""
+    session, x = gpuonnx.load(onnx.parser.parse_model(text), device="cpu"), np.arange(20, dtype=np.float32).reshape(5, 4)
+    np.testing.assert_array_equal(session.run({"x": x, "a": np.array([4])})["y"], -x[4:])
+    with pytest.raises(gpuonnx.ShapeError, match="Gather q: index 0 into an axis"):
+        session.run({"x": x, "a": np.array([5])})

@@ -7,23 +7,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gpuonnx.errors import ModelError, ShapeError
 from gpuonnx.importer.procedure import Argument, InputInfo, Procedure, captured, input_info, type_name
 from gpuonnx.ir import graph as g
 from gpuonnx.ir.build import Builder, NeedsRun, Tensor, builder, constant, size_scalar
-from gpuonnx.ir.dims import Dim
+from gpuonnx.ir.dims import Dim, dmax, eq, symbols
+from gpuonnx.ir.sizes import evaluate, substitute
 from gpuonnx.ops.sequence import held, sequence, sequence_construct, sequence_length
 
 if TYPE_CHECKING:
     import onnx
 
-    from gpuonnx.importer.lower import Frame
+    from gpuonnx.importer.lower import Frame, Lowered
 
 Results = Sequence[Tensor | None]
+Shape = tuple[Dim | None, ...] | None
+Types = list[tuple[str, Shape]]
 
 
 def body(frame: Frame, name: str, graph: onnx.GraphProto, given: Sequence[InputInfo] = ()) -> tuple[Procedure, list[Tensor]]:
-    """A sub-graph as a procedure: its own inputs first (declared, or as `given`), then what it captures."""
+    """A sub-graph as a procedure: its own inputs first (declared, or as `given` for a Loop's), then what it captures."""
     constants: dict[str, Any] = {t.name: t for t in graph.initializer}
     tensors: list[Tensor] = []
     infos = list(given) or [input_info(i) for i in graph.input]
@@ -38,7 +43,8 @@ def body(frame: Frame, name: str, graph: onnx.GraphProto, given: Sequence[InputI
             infos.append(info_of(outer, t))
     outputs = tuple(input_info(o) for o in graph.output)
     procedure = Procedure(name, bound(graph.node, frame.attributes), tuple(infos),
-                          tuple(o.name for o in graph.output), constants, frame.environment, outputs)
+                          tuple(o.name for o in graph.output), constants, frame.environment, outputs, inner=True,
+                          carried=len(given) - 2 if given else -1)
     return procedure, tensors
 
 
@@ -87,32 +93,45 @@ def info_of(name: str, t: Tensor) -> InputInfo:
     return InputInfo(name, t.dtype, tuple(s if isinstance(s, int) else None for s in t.shape) if t.is_tensor else None)
 
 
-def result_types(procedure: Procedure, inputs: Sequence[Tensor]) -> list[tuple[str, tuple[Dim | None, ...] | None]] | None:
-    """Types and shapes of a body's outputs by a trial lowering: free sizes are None; None where a rank cannot be known."""
+def result_types(procedure: Procedure, inputs: Sequence[Tensor], shapes: Sequence[Shape] | None = None) -> Types | None:
+    """Types and shapes of a body's outputs by a trial lowering, in the sizes of its inputs; a size is None where only a run tells, and
+    the whole is None where a rank cannot be known. shapes: of the inputs, where they are not what the tensors say."""
     from gpuonnx.importer.lower import lower
-    arguments = []
     owner = builder()
-    for t in inputs:
-        known = t.is_tensor and all(owner.answerable(s) for s in t.shape)
-        if t.is_tensor and not known:
-            arguments.append(Argument(t.dtype, tuple(_sample(owner, s) for s in t.shape)))
-        else:
-            arguments.append(Argument(t.dtype, tuple(_sample(owner, s) for s in t.shape) if t.is_tensor else None))
+    arguments = [Argument(t.dtype, tuple(_sample(owner, s) for s in t.shape) if t.is_tensor else None) for t in inputs]
     try:
         lowered = lower(procedure, arguments)
     except (NeedsRun, ModelError, ShapeError):
         return None
     if lowered.rest is not None:
         return None
-    return [(v.dtype, None if v.shape is None else tuple(s if isinstance(s, int) else None for s in v.shape)) for v in lowered.graph.outputs]
+    given = shapes if shapes is not None else [t.shape if t.is_tensor else None for t in inputs]
+    return list(zip([v.dtype for v in lowered.graph.outputs], _outer_shapes(owner, lowered, given), strict=True))
+
+
+def _outer_shapes(owner: Builder, lowered: Lowered, given: Sequence[Shape]) -> list[Shape]:
+    """The shapes of a lowered body's outputs in the sizes of what it was given; the questions it asked are then asked here."""
+    inputs, found = list(lowered.graph.inputs), [v.shape for v in lowered.graph.outputs]
+    sources = {name: (given[inputs.index(s.value)] or (), s.axis) for name, s in lowered.graph.symbols.items() if s.value in inputs}
+    binding = {name: shape[axis] for name, (shape, axis) in sources.items() if axis is not None and axis < len(shape)}
+    questions = substitute([q for q, _ in lowered.key], binding)
+    sure = all(q is not None and owner.answerable(q) for q in questions)
+    outer: list[Shape] = []
+    for shape in found:
+        free = [s for s in shape or () if not isinstance(s, int)]
+        sizes = iter(substitute(free, binding) if sure else [None] * len(free))
+        outer.append(None if shape is None else tuple(s if isinstance(s, int) else next(sizes) for s in shape))
+    if any(s is not None and not isinstance(s, int) for shape in outer for s in shape or ()):
+        for question in questions:
+            owner.ask(question)
+    return outer
 
 
 def _sample(owner: Builder, size: Dim) -> int:
-    from gpuonnx.ir.sizes import evaluate
     return int(evaluate([size], owner.binding)[0]) if owner.answerable(size) else 3
 
 
-def made(types: Sequence[tuple[str, tuple[Dim | None, ...] | None]], label: str) -> tuple[g.Value, ...]:
+def made(types: Types, label: str) -> tuple[g.Value, ...]:
     """Values of these types; a free size becomes a symbol that is bound once the value exists."""
     owner = builder()
     values = []
@@ -124,23 +143,29 @@ def made(types: Sequence[tuple[str, tuple[Dim | None, ...] | None]], label: str)
     return tuple(values)
 
 
-def declared(procedure: Procedure) -> list[tuple[str, tuple[Dim | None, ...] | None]]:
+def declared(procedure: Procedure) -> Types:
     """What the file says of a body's outputs: types are believed, shapes are not."""
     return [(o.dtype, None) for o in procedure.output_infos]
 
 
 def lower_if(frame: Frame, node: onnx.NodeProto, inputs: Sequence[Tensor | None], attributes: Mapping[str, Any]) -> Results:
+    """In place where the condition is a matter of this variant. In a body values change from turn to turn: there only sizes are, unless
+    what the branches give differs."""
     condition = inputs[0]
     if condition is None or len(inputs) != 1:
         raise ModelError(f"If has one input, its condition; here {sum(t is not None for t in inputs)} are given")
     from gpuonnx.importer.lower import inline
     owner = builder()
     known = owner.elements(condition.value)
-    if known is not None and known.size == 1 and owner.answerable(known.ravel()[0]):
-        return inline(frame, attributes["then_branch" if owner.ask(known.ravel()[0]) else "else_branch"])
+    question = known.ravel()[0] if known is not None and known.size == 1 else None
+    answerable = question is not None and owner.answerable(question)
+    if answerable and not (frame.inner and any(owner.symbols[name].axis is None for name in symbols(question))):
+        return inline(frame, attributes["then_branch" if owner.ask(question) else "else_branch"])
     (then, first), (other, second) = (body(frame, f"{owner.origin}/{b}", attributes[f"{b}_branch"]) for b in ("then", "else"))
     types = [result_types(p, t) for p, t in ((then, first), (other, second))]
     merged = _merge(types[0] or declared(then), types[1] or declared(other))
+    if answerable and any(shape is None or None in shape for _, shape in merged):
+        return inline(frame, attributes["then_branch" if owner.ask(question) else "else_branch"])
     outputs = made(merged, "if")
     values = (condition.value, *(t.value for t in first), *(t.value for t in second))
     places = (tuple(range(1, 1 + len(first))), tuple(range(1 + len(first), len(values))))
@@ -148,22 +173,23 @@ def lower_if(frame: Frame, node: onnx.NodeProto, inputs: Sequence[Tensor | None]
     return [Tensor(v, owner) for v in outputs]
 
 
-def _trial_shape(shape: Sequence[Dim | None] | None, first: Tensor) -> tuple[Dim, ...] | None:
-    """A body input's shape for a trial lowering: the sizes that may change are those of the first iteration."""
-    if shape is None:
-        return None
-    return tuple(_sample(builder(), size) if s is None else s for s, size in zip(shape, first.shape, strict=True))
-
-
-def _merge(a: Sequence[tuple[str, Any]], b: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    out: list[tuple[str, Any]] = []
+def _merge(a: Types, b: Types) -> Types:
+    """What both may be: sizes in which they differ are None."""
+    out: Types = []
     for (dtype, x), (other, y) in zip(a, b, strict=True):
         dtype = dtype if dtype != "undefined" else other
         if x is None or y is None or len(x) != len(y):
             out.append((dtype, None))
         else:
-            out.append((dtype, tuple(s if s == t else None for s, t in zip(x, y, strict=True))))
+            out.append((dtype, tuple(s if _same(s, t) else None for s, t in zip(x, y, strict=True))))
     return out
+
+
+def _same(a: Dim | None, b: Dim | None) -> bool:
+    """Whether two sizes are one, or were found equal in this variant."""
+    if a is None or b is None or isinstance(a, int) and isinstance(b, int):
+        return a == b
+    return a is b or a == b or bool(builder().predicates.get(eq(a, b)))
 
 
 def lower_loop(frame: Frame, node: onnx.NodeProto, inputs: Sequence[Tensor | None], attributes: Mapping[str, Any]) -> Results:
@@ -177,29 +203,60 @@ def loop(frame: Frame, graph: onnx.GraphProto, trip: Tensor | None, condition: T
     if len(graph.input) != 2 + len(state):
         raise ModelError(f"the body takes {len(graph.input)} inputs, the Loop carries {len(state)}")
     given = [InputInfo(graph.input[0].name, "i64", ()), InputInfo(graph.input[1].name, "bool", ())]
-    types: list[tuple[str, Any]] = [(t.dtype, tuple(s if isinstance(s, int) else None for s in t.shape) if t.is_tensor else None) for t in state]
+    types: Types = [(t.dtype, t.shape if t.is_tensor else None) for t in state]
     names = [i.name for i in graph.input[2:]]
+    ends: list[Tensor] = [Tensor(v, owner) for v in (g.Value("i64", ()), g.Value("bool", ()))]
     for _ in range(8):
-        infos = [*given, *(InputInfo(n, dtype, shape) for n, (dtype, shape) in zip(names, types, strict=True))]
+        infos = [*given, *(InputInfo(n, dtype, _fixed(shape)) for n, (dtype, shape) in zip(names, types, strict=True))]
         procedure, captures = body(frame, f"{owner.origin}/body", graph, infos)
-        trial = [Tensor(v, owner) for v in (g.Value("i64", ()), g.Value("bool", ()))]
-        trial += [Tensor(g.Value(dtype, _trial_shape(shape, t)), owner) for (dtype, shape), t in zip(types, state, strict=True)]
-        found = result_types(procedure, [*trial, *captures])
+        trial = [Tensor(g.Value(dtype, None if shape is None else t.shape), owner) for (dtype, shape), t in zip(types, state, strict=True)]
+        known = [(), (), *(shape for _, shape in types), *(t.shape if t.is_tensor else None for t in captures)]
+        found = result_types(procedure, [*ends, *trial, *captures], known)
         results = found or declared(procedure)
         joined = _merge(types, results[1:1 + len(state)])
         if joined == types:
             break
         types = joined
     if found is not None:
-        known = [InputInfo(o.name, dtype, None if shape is None else tuple(s if isinstance(s, int) else None for s in shape))
-                 for o, (dtype, shape) in zip(graph.output, found, strict=True)]
-        procedure = replace(procedure, output_infos=tuple(known))
-    scans = [(dtype, None if shape is None else (None, *shape)) for dtype, shape in results[1 + len(state):]]
+        told = [InputInfo(o.name, dtype, _fixed(shape)) for o, (dtype, shape) in zip(graph.output, found, strict=True)]
+        procedure = replace(procedure, output_infos=tuple(told))
+    rows = _rows(owner, trip) if endless(graph, owner, condition) else None
+    scans: Types = [(dtype, None if shape is None else (rows, *shape)) for dtype, shape in results[1 + len(state):]]
     outputs = made([*types, *scans], "loop")
     values = tuple(t.value for t in (trip, condition, *state, *captures) if t is not None)
     owner.add(g.Loop(values, outputs, body=procedure, carried=len(state), has_trip=trip is not None, has_condition=condition is not None,
                      origins=owner.origins))
     return [Tensor(v, owner) for v in outputs]
+
+
+def _fixed(shape: Shape) -> tuple[int | None, ...] | None:
+    return None if shape is None else tuple(s if isinstance(s, int) else None for s in shape)
+
+
+def endless(graph: onnx.GraphProto, owner: Builder, condition: Tensor | None) -> bool:
+    """Whether a Loop ends by its trip count alone: its condition begins true and is handed on, or always made true."""
+    import onnx
+    if condition is not None and not np.all(owner.constants.get(condition.value, False)):
+        return False
+    makers = {name: node for node in graph.node for name in node.output}
+    name, true = graph.output[0].name, {t.name: t for t in graph.initializer}
+    while name in makers and makers[name].op_type == "Identity" and not makers[name].domain:
+        name = makers[name].input[0]
+    if name in makers and makers[name].op_type == "Constant" and makers[name].attribute[0].name == "value":
+        true[name] = makers[name].attribute[0].t
+    return name == graph.input[1].name or name in true and bool(np.all(onnx.numpy_helper.to_array(true[name])))
+
+
+def _rows(owner: Builder, trip: Tensor | None) -> Dim | None:
+    """How often an endless Loop turns, where that is a number or follows from sizes."""
+    found = None if trip is None else owner.elements(trip.value)
+    if found is None or found.size != 1:
+        return None
+    count: Dim = found.ravel()[0]
+    if any(owner.symbols[name].axis is None for name in symbols(count)):
+        return None
+    turns: Dim = dmax(count, 0)
+    return turns
 
 
 def lower_scan(frame: Frame, node: onnx.NodeProto, inputs: Sequence[Tensor | None], attributes: Mapping[str, Any]) -> Results:

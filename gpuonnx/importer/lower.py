@@ -35,7 +35,8 @@ class Lowered:
 @dataclass(frozen=True)
 class Frame:
     """Where nodes are being lowered: names in scope, opsets, attributes of the enclosing function call; whether a function
-    called here becomes a program of its own; constants by which something is differentiated, which bodies take as inputs therefore."""
+    called here becomes a program of its own; constants by which something is differentiated, which bodies take as inputs therefore;
+    whether this is the body of an If or a Loop."""
 
     scope: MutableMapping[str, Tensor | None]
     environment: Environment
@@ -43,6 +44,7 @@ class Frame:
     prefix: str = ""
     apart: bool = False
     varied: frozenset[g.Value] = frozenset()
+    inner: bool = False
 
 
 def lower(procedure: Procedure, arguments: Sequence[Argument]) -> Lowered:
@@ -52,8 +54,11 @@ def lower(procedure: Procedure, arguments: Sequence[Argument]) -> Lowered:
         inputs = [_input(owner, info, argument) for info, argument in zip(procedure.inputs, arguments, strict=True)]
         scope = _Constants(owner, procedure)
         scope.update({info.name: t for info, t in zip(procedure.inputs, inputs, strict=True)})
+        if procedure.carried >= 0:
+            scope[procedure.inputs[1].name] = owner.constant(np.array(True))
         named = {n for node in procedure.nodes if node.op_type == "Gradient" for n in read_names(node)}
-        frame = Frame(scope, procedure.environment, varied=frozenset(scope[n].value for n in sorted(named & procedure.constants.keys())))
+        varied = frozenset(scope[n].value for n in sorted(named & procedure.constants.keys()))
+        frame = Frame(scope, procedure.environment, varied=varied, inner=procedure.inner)
         for position, node in enumerate(procedure.nodes):
             mark = len(owner.nodes)
             try:
@@ -101,7 +106,7 @@ def _cut(procedure: Procedure, owner: Builder, inputs: list[Tensor], scope: Mapp
     live = [n for n in dict.fromkeys(wanted) if scope.get(n) is not None and n not in procedure.constants]
     tensors = [scope[n] for n in live]
     infos = tuple(_info(n, t) for n, t in zip(live, tensors, strict=True) if t is not None)
-    tail = replace(procedure, name=f"{procedure.name}/after {position}", nodes=rest, inputs=infos)
+    tail = replace(procedure, name=f"{procedure.name}/after {position}", nodes=rest, inputs=infos, carried=-1)
     graph = owner.finish([t.value for t in inputs], [t.value for t in tensors if t is not None])
     return Lowered(graph, tuple(owner.predicates.items()), tail)
 
@@ -282,7 +287,8 @@ def call_function(frame: Frame, function: Any, node: onnx.NodeProto, inputs: Seq
     defaults = {a.name: attribute(a, frame) for a in getattr(function, "attribute_proto", ())}
     opsets = {registry.ALIASES.get(o.domain, o.domain): o.version for o in function.opset_import} or frame.environment.opsets
     inner = Frame(scope, replace(frame.environment, opsets={**frame.environment.opsets, **opsets}), {**defaults, **attributes},
-                  f"{frame.prefix or describe(node)}/{node.op_type}" if frame.prefix else builder().origin, varied=frame.varied)
+                  f"{frame.prefix or describe(node)}/{node.op_type}" if frame.prefix else builder().origin, varied=frame.varied,
+                  inner=frame.inner)
     if frame.apart:
         return list(control.apart(inner, function.name, function, padded, inner.attributes)[:len(node.output)])
     for step in function.node:

@@ -38,7 +38,8 @@ class Procedure:
     """Nodes in order, the inputs they need, the names they give. `constants` are arrays or undecoded TensorProtos;
     `defaults` are the declared inputs among them, which a call may give other values.
 
-    A `cold` one came from the cache without its nodes."""
+    A `cold` one came from the cache without its nodes; an `inner` one is the body of an If or a Loop. `carried`:
+    how many values the Loop of this body carries; its second input, the condition, is then true."""
 
     name: str
     nodes: Sequence[onnx.NodeProto]
@@ -49,6 +50,8 @@ class Procedure:
     output_infos: tuple[InputInfo, ...] = ()
     cold: bool = False
     defaults: tuple[InputInfo, ...] = ()
+    inner: bool = False
+    carried: int = -1
 
     @property
     def input_names(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from functools import reduce
 from typing import Any
 
 from gpuonnx.errors import ShapeError
+from gpuonnx.ir import dims
 from gpuonnx.ir.dims import Atom, Real, float32_op, known
 
 OPCODES = ("sym", "const", "+", "*", "//", "min", "max", "bcast", "eq0", "lt0", "select", "floor", "ceil", "trunc",
@@ -95,4 +96,25 @@ def evaluate(dims: Iterable[Any], binding: Mapping[str, int | float]) -> list[An
     program = SizeProgram()
     registers = [program.register(d) for d in dims]
     values = program.run(binding)
+    return [values[r] for r in registers]
+
+
+_INTEGER: dict[str, Callable[..., Any]] = {
+    "+": lambda a, b: a + b, "*": lambda a, b: a * b, "//": dims.floordiv, "min": dims.dmin, "max": dims.dmax, "bcast": dims.bcast,
+    "select": dims.select, "eq0": lambda a: dims.eq(a, 0), "lt0": lambda a: dims.lt(a, 0)}
+
+
+def substitute(sizes: Iterable[Any], given: Mapping[str, Any]) -> list[Any]:
+    """The Dims with other Dims in the place of their symbols; None where a symbol has none, or real numbers decide."""
+    program = SizeProgram()
+    registers = [program.register(size) for size in sizes]
+    values: list[Any] = []
+    for op, arg in program.slots:
+        if op == "sym":
+            values.append(given.get(arg))
+        elif op == "const":
+            values.append(arg)
+        else:
+            operands = [values[r] for r in arg] if op in _INTEGER else [None]
+            values.append(None if any(x is None for x in operands) else _INTEGER[op](*operands))
     return [values[r] for r in registers]

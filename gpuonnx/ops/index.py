@@ -20,6 +20,10 @@ def gather(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
     known = x.builder.constants.get(indices.value)
     if known is not None and known.size == 1:
         return taken(x, axis, int(known.reshape(()))).unsqueeze(range(axis, axis + known.ndim))
+    if known is not None and known.size:
+        size, first, last = x.shape[axis], int(known.min()), int(known.max())
+        x.builder.require(size - 1 - last, f"index {last} into an axis of {size}")
+        x.builder.require(size + min(first, 0), f"index {first} into an axis of {size}")
     stop = axis + indices.rank
     shape = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1:])
     return tensor_map(shape, x.dtype, lambda *i: x.at(*i[:axis], from_end(indices.at(*i[axis:stop]), x.shape[axis]), *i[stop:]))

@@ -90,15 +90,15 @@ class Assembler:
             if value.shape is None:
                 self.objects[value] = len(self.objects)
             else:
-                self._place_dense(value, self.buffer(HOST, "input", number))
+                self._place_dense(value, self.buffer(DEVICE if value in self.placement.resident else HOST, "input", number))
         for number, value in enumerate(self.graph.outputs):
             if value.shape is None or value in self.places or value in self.graph.constants:
                 continue
             maker = self.makers.get(value)
             if maker is None or isinstance(maker, (g.Host, g.If, g.Loop)) or maker in self.placement.interpreted:
                 continue
-            if value in self.layouts.physical or self._rearranged(value):
-                self._place_dense(value, self.buffer(HOST, "output", number))
+            if value in self.layouts.physical or self._rearranged(value) or self.placement.side[maker] == DEVICE:
+                self._place_dense(value, self.buffer(self.placement.side[maker], "output", number))
         for node in self.graph.nodes:
             self.position += 1
             self._node(node)
@@ -293,7 +293,7 @@ class Assembler:
     def _copy(self, node: g.Copy, side: str) -> None:
         source = node.inputs[0]
         maker = self.makers.get(source)
-        origin = HOST if maker is None or source in self.graph.inputs else self._home(source)
+        origin = HOST if maker is None and source not in self.places else self._home(source)
         place = self.place(source, side if source in self.graph.constants else origin)
         if source in self.graph.constants or origin == side:
             self._identity(node, source, place, self._target(node.out, side), side, node.why)

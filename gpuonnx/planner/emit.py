@@ -4,8 +4,8 @@ from __future__ import annotations
 from typing import Any
 
 from gpuonnx.errors import ModelError
+from gpuonnx.ir import dims, types
 from gpuonnx.ir import graph as g
-from gpuonnx.ir import types
 from gpuonnx.ir.dims import Dim
 from gpuonnx.ir.show import shape as shown
 from gpuonnx.ir.sizes import SizeProgram
@@ -33,7 +33,6 @@ class Emitter:
 
     def program(self) -> p.Program:
         arenas = memory.assign(self.made.buffers, self.made.hint)
-        symbols = [self._symbol(name, source) for name, source in self.graph.symbols.items() if source.value in set(self.graph.inputs)]
         for side, constants in self.made.constants.items():
             self.sides[side].constants = constants
         self._arenas(arenas)
@@ -46,8 +45,12 @@ class Emitter:
             self._bind(epoch)
         checks = [p.Check(self.sizes.register(r.dim), r.equal, self.made.epoch(r.dim), f"{r.origin}: {_short(r.text)}")
                   for r in self.graph.requirements]
-        inputs = [self._tensor(v, HOST) for v in self.graph.inputs]
-        outputs = [self._tensor(v, HOST) for v in self.graph.outputs]
+        inputs = [self._tensor(v, self._home(v)) for v in self.graph.inputs]
+        outputs = [self._tensor(v, self._home(v)) for v in self.graph.outputs]
+        given, all_read = set(self.graph.inputs), any(isinstance(s, p.Interpret) for s in self.segments)
+        read = {arg for op, arg in self.sizes.slots if op == "sym"}
+        symbols = [self._symbol(name, source) for name, source in self.graph.symbols.items()
+                   if source.value in given and (source.axis is not None or all_read or name in read)]
         return p.Program(self.sizes.slots, self._slot_epochs(), symbols, checks, self.segments, self.sides, inputs, outputs,
                          len(self.made.objects), self.nodes, self.procedures, arenas.used, quiet=self._quiet())
 
@@ -101,6 +104,10 @@ class Emitter:
             register = start if isinstance(offset, int) and offset == 0 else self.sizes._nary("+", [start, register])
         return self._base(buffer), register
 
+    def _home(self, value: g.Value) -> str:
+        place = self.made.places.get(value)
+        return HOST if place is None else place.buffer.side
+
     def _tensor(self, value: g.Value, side: str) -> p.TensorRef:
         number = self.made.objects.get(value, -1)
         if value.shape is None or (number >= 0 and value not in self.graph.inputs):
@@ -150,14 +157,19 @@ class Emitter:
         elif isinstance(node, g.If):
             first, second = (tuple(refs[k] for k in places) for places in node.captures)
             bodies = (self._procedure(node.bodies[0]), self._procedure(node.bodies[1]))
-            self.segments.append(p.Branch(refs[0], bodies, (first, second), outs, dtypes, number))
+            self.segments.append(p.Branch(refs[0], bodies, (first, second), outs, dtypes, tuple(map(self._sizes, node.outputs)), number))
         elif isinstance(node, g.Loop):
             trip = refs.pop(0) if node.has_trip else None
             condition = refs.pop(0) if node.has_condition else None
             self.segments.append(p.Repeat(self._procedure(node.body), trip, condition, tuple(refs[:node.carried]),
-                                          tuple(refs[node.carried:]), outs, dtypes, number))
+                                          tuple(refs[node.carried:]), outs, dtypes, tuple(map(self._sizes, node.outputs)), number))
         else:
             self.segments.append(p.Interpret(node, tuple(refs), outs, dtypes, number))
+
+    def _sizes(self, value: g.Value) -> tuple[int, ...] | None:
+        """Registers of the sizes of what a body gives; -1 for one that is known when it has run."""
+        own = {n for n, s in self.graph.symbols.items() if s.value is value}
+        return None if value.shape is None else tuple(-1 if own & dims.symbols(s) else self.sizes.register(s) for s in value.dims)
 
     def _procedure(self, body: g.Body) -> int:
         self.procedures.append(body)

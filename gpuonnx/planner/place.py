@@ -14,16 +14,18 @@ SIZES = "later sizes are read from it"
 
 @dataclass
 class Placement:
-    """`side` and `why` by node; `home` by value (constants and views follow their use)."""
+    """`side` and `why` by node; `resident`, the inputs that lie on the device (constants and views follow their use)."""
 
     graph: g.Graph
     side: dict[g.Node, str] = field(default_factory=dict)
     why: dict[g.Node, str] = field(default_factory=dict)
     interpreted: set[g.Node] = field(default_factory=set)
+    resident: set[g.Value] = field(default_factory=set)
 
 
-def place(graph: g.Graph, cpu: Device, accelerator: Device | None) -> Placement:
-    """Decide for every node. A node that no kernel of the CPU can run is interpreted (NumPy), and says why."""
+def place(graph: g.Graph, cpu: Device, accelerator: Device | None, carried: int = -1) -> Placement:
+    """Decide for every node. A node that no kernel of the CPU can run is interpreted (NumPy), and says why. carried: of the Loop whose body
+    this is; what its turns hand on, and what they all read, then lies where it is read and made."""
     placement = Placement(graph)
     for node in graph.nodes:
         side, why = _side(node, placement, accelerator)
@@ -34,8 +36,23 @@ def place(graph: g.Graph, cpu: Device, accelerator: Device | None) -> Placement:
                 placement.interpreted.add(node)
                 placement.why[node] = f"interpreted: {reason}"
     if accelerator is not None:
-        _copies(placement)
+        if carried >= 0:
+            placement.resident = _read_there(placement)
+        _copies(placement, carried)
     return placement
+
+
+def _read_there(placement: Placement) -> set[g.Value]:
+    """The inputs of a Loop's body that nodes on the device read, but for the number of the turn and what sizes are read from."""
+    graph, read = placement.graph, {s.value for s in placement.graph.symbols.values() if s.element is not None}
+    views: dict[g.Value, g.Value] = {}
+    found: set[g.Value] = set()
+    for node in graph.nodes:
+        if isinstance(node, g.View):
+            views[node.out] = views.get(node.inputs[0], node.inputs[0])
+        elif placement.side[node] == DEVICE:
+            found |= {views.get(v, v) for v in node.inputs}
+    return {v for v in graph.inputs[2:] if v in found and v not in read}
 
 
 def _side(node: g.Node, placement: Placement, accelerator: Device | None) -> tuple[str, str]:
@@ -63,10 +80,10 @@ def _is_shape_work(node: g.Node) -> bool:
     return all(small(v) for v in (*node.inputs, *node.outputs)) and not isinstance(node, g.Call)
 
 
-def _copies(placement: Placement) -> None:
-    """Rewrite the graph with Copy nodes; a View lies where its input lies."""
+def _copies(placement: Placement, carried: int) -> None:
+    """Rewrite the graph with Copy nodes; a View lies where its input lies, a carried value of a Loop's body where it is made."""
     graph = placement.graph
-    home: dict[g.Value, str] = dict.fromkeys(graph.inputs, HOST)
+    home: dict[g.Value, str] = {v: DEVICE if v in placement.resident else HOST for v in graph.inputs}
     copied: dict[tuple[g.Value, str], g.Value] = {}
     nodes: list[g.Node] = []
     origins: dict[g.Value, tuple[str, ...]] = {}
@@ -104,8 +121,10 @@ def _copies(placement: Placement) -> None:
         for value in new.outputs:
             if value in read:
                 on(value, HOST, SIZES)
-    outputs = tuple(on(v, HOST, "outputs are handed to the caller") for v in graph.outputs)
-    sources = {name: g.Source(on(s.value, HOST, SIZES) if s.value in home else s.value, s.axis, s.element) for name, s in graph.symbols.items()}
+    outputs = tuple(v if 0 < k <= carried else on(v, HOST, "outputs are handed to the caller") for k, v in enumerate(graph.outputs))
+    elsewhere = home.keys() - placement.resident
+    sources = {name: g.Source(on(s.value, HOST, SIZES) if s.value in elsewhere else s.value, s.axis, s.element)
+               for name, s in graph.symbols.items()}
     placement.graph = g.Graph(graph.inputs, outputs, nodes, graph.constants, sources, graph.requirements)
 
 

@@ -88,19 +88,21 @@ class Interpret:
 
 @dataclass(frozen=True)
 class Branch:
-    """If: `bodies` are numbers of procedures."""
+    """If: `bodies` are numbers of procedures; `shapes`, registers of the sizes of each output, -1 for one that is known when it has run
+    (None: so is the rank)."""
 
     condition: TensorRef
     bodies: tuple[int, int]
     inputs: tuple[tuple[TensorRef, ...], tuple[TensorRef, ...]]
     outputs: tuple[int, ...]
     dtypes: tuple[str, ...]
+    shapes: tuple[tuple[int, ...] | None, ...]
     node: int
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """Loop."""
+    """Loop; `shapes` as in Branch."""
 
     body: int
     trip: TensorRef | None
@@ -109,6 +111,7 @@ class Repeat:
     captures: tuple[TensorRef, ...]
     outputs: tuple[int, ...]
     dtypes: tuple[str, ...]
+    shapes: tuple[tuple[int, ...] | None, ...]
     node: int
 
 

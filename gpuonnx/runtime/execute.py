@@ -15,10 +15,12 @@ from gpuonnx.planner.program import HOST
 from gpuonnx.runtime.deadline import current_deadline
 from gpuonnx.runtime.frame import Frame, check_out, room
 from gpuonnx.runtime.host_text import HOST_FUNCTIONS
-from gpuonnx.runtime.spin import FEWEST_TURNS, Turns
+from gpuonnx.runtime.link import FOREVER
+from gpuonnx.runtime.resident import Resident, on_host
+from gpuonnx.runtime.turns import FEWEST_TURNS, Stack, State
 
 if TYPE_CHECKING:
-    from gpuonnx.runtime.variants import Context, Variant
+    from gpuonnx.runtime.variants import Context, Executable, Variant
 
 
 class Runner:
@@ -31,6 +33,7 @@ class Runner:
 
     def run(self, values: Sequence[Any], out: Mapping[int, np.ndarray]) -> list[Any]:
         frame, program = self.frame, self.program
+        values = [self._lying(ref, value) for ref, value in zip(program.inputs, values, strict=True)]
         frame.inputs, frame.out_buffers, frame.held = list(values), out, self.held
         for ref, value in zip(program.inputs, values, strict=True):
             if ref.object >= 0:
@@ -42,6 +45,13 @@ class Runner:
         if deadline is not None:
             deadline.check()
         return [self._output(k, ref) for k, ref in enumerate(program.outputs)]
+
+    def _lying(self, ref: p.TensorRef, value: Any) -> Any:
+        """An input on the side that the program reads it on."""
+        if ref.side == HOST or isinstance(value, Resident):
+            return on_host(value) if ref.side == HOST else value
+        assert self.context.accelerator is not None
+        return Resident(self.context.accelerator, value.shape, value.dtype, value)
 
     def _bind(self, epoch: int, symbols: Sequence[p.SymbolRef], values: Sequence[Any] | None) -> None:
         if self.frame.bind(epoch, symbols, values):
@@ -57,7 +67,7 @@ class Runner:
         else:
             value = (self.frame.inputs if twin[1] else self.frame.outputs)[twin[0]]
         if not isinstance(value, np.ndarray):
-            return owned(value)
+            return value if isinstance(value, Resident) else owned(value)
         given = self.frame.out_buffers.get(k)
         if given is None:
             given = room(value.shape, value.dtype, f"output {ref.name!r}")
@@ -181,8 +191,11 @@ class Runner:
     def _branch(self, segment: p.Branch) -> None:
         side = 0 if self._single(self.frame.value(segment.condition), "the condition", segment.node) else 1
         values = [self._lent(t) for t in segment.inputs[side]]
-        results = self.variant.bodies[segment.bodies[side]].run(values, held=self.held + self.frame.used)
+        body = self.variant.bodies[segment.bodies[side]]
+        body.how = body.how or "chosen by Python"
+        results = body.run(values, held=self.held + self.frame.used)
         self._store(segment.outputs, segment.dtypes, results, segment.node)
+        self._sized(segment)
 
     def _lent(self, ref: p.TensorRef) -> Any:
         """A value as a body gets it: contiguous."""
@@ -201,43 +214,63 @@ class Runner:
         limit = None if segment.trip is None else int(self._single(self.frame.value(segment.trip), "the number of iterations", segment.node))
         going = segment.condition is None or bool(self._single(self.frame.value(segment.condition), "the condition", segment.node))
         captures = [self._lent(t) for t in segment.captures]
-        at = Turns(0, going, [self._lent(t) for t in segment.carried], [[] for _ in segment.outputs[len(segment.carried):]])
-        count, deadline, held = len(at.state), current_deadline.get(), self.held + self.frame.used
+        count, infos = len(segment.carried), body.procedure.output_infos
+        at = State(0, FOREVER if limit is None else limit, going, [self._lent(t) for t in segment.carried],
+                   [Stack(info) for info in infos[1 + count:]])
+        if self.context.accelerator is not None:
+            at.carried, captures = list(map(self._shared, at.carried)), list(map(self._shared, captures))
+        self._turns(segment, body, at, captures)
+        stacked = [stack.result(dtype, self._sizes(registers)[1:])
+                   for stack, dtype, registers in zip(at.scans, segment.dtypes[count:], segment.shapes[count:], strict=True)]
+        self._store(segment.outputs, segment.dtypes, [*map(on_host, at.carried), *stacked], segment.node)
+        self._sized(segment)
 
-        def each(turn: int) -> None:
-            if turn >= self.context.loop_limit:
-                raise ShapeError(f"{', '.join(self.program.nodes[segment.node].origins)}: more than {self.context.loop_limit} iterations")
+    def _shared(self, value: Any) -> Any:
+        """A value that turns may read on either side, copied once."""
+        if self.context.accelerator is None or not isinstance(value, np.ndarray) or value.dtype.hasobject:
+            return value
+        return Resident(self.context.accelerator, value.shape, value.dtype, value)
+
+    def _sizes(self, registers: Sequence[int] | None) -> list[int | None]:
+        return [None if r < 0 else int(self.frame.registers[r]) for r in registers or ()]
+
+    def _sized(self, segment: p.Branch | p.Repeat) -> None:
+        """What a body gave has the sizes that everything after it counts on."""
+        for number, registers in zip(segment.outputs, segment.shapes, strict=True):
+            shape = getattr(self.frame.objects[number], "shape", None)
+            if registers and shape is not None and any(s not in (None, d) for s, d in zip(self._sizes(registers), shape, strict=True)):
+                raise ShapeError(f"{', '.join(self.program.nodes[segment.node].origins)}: it gave {list(shape)} where {self._sizes(registers)} "
+                                 "was expected")
+
+    def _turns(self, segment: p.Repeat, body: Executable, at: State, captures: list[Any]) -> None:
+        """Natively as far as that goes, else one by one; what cannot go natively is tried again after ever more turns."""
+        deadline, held, count = current_deadline.get(), self.held + self.frame.used, len(at.carried)
+        again, wait, alone = 0, 1, 0
+        while at.more:
+            values = [np.array(at.turn, np.int64), np.array(True), *at.carried, *captures]
+            if at.turn >= again:
+                first, turns = at.turn, body.lease_turns(values, count, held, at.limit - at.turn >= FEWEST_TURNS)
+                if turns is not None:
+                    body.how = "natively"
+                    turns.run(at, captures)
+                    body.give_back_turns(values, turns)
+                    values[:2 + count] = np.array(at.turn, np.int64), values[1], *at.carried
+                wait = 1 if at.turn > first else 2 * wait
+                again = at.turn + wait
             if deadline is not None:
                 deadline.check()
-        while at.more(limit):
-            if limit is None or limit - at.turn >= FEWEST_TURNS:
-                spin = body.spin([np.array(at.turn, np.int64), np.array(True), *at.state, *captures], count)
-                if spin is not None:
-                    spin.run(at, limit, captures, each)
-                    if not at.more(limit):
-                        break
-            each(at.turn)
-            results = body.run([np.array(at.turn, np.int64), np.array(True), *at.state, *captures], held=held)
-            at.going = bool(self._single(results[0], "the condition that the body gives", segment.node))
-            at.state, at.turn = results[1:1 + count], at.turn + 1
-            for column, value in zip(at.scans, results[1 + count:], strict=True):
-                column.append(value)
-        if deadline is not None:
-            deadline.check()
-        infos = body.procedure.output_infos[1 + count:]
-        stacked = [self._stacked(c, dtype, info) for c, dtype, info in zip(at.scans, segment.dtypes[count:], infos, strict=True)]
-        self._store(segment.outputs, segment.dtypes, [*at.state, *stacked], segment.node)
-
-    def _stacked(self, column: Any, dtype: str, info: Any) -> np.ndarray:
-        if isinstance(column, np.ndarray):
-            return column
-        if column:
-            if len({c.shape for c in column}) > 1:
-                raise ShapeError(f"scan output {info.name}: its shape differs between iterations, {column[0].shape} and {column[-1].shape}")
-            return np.stack(column)
-        dims = [d if isinstance(d, int) else 0 for d in (info.dims or ())]
-        return np.empty((0, *dims), types.numpy_dtype(dtype))
-
+            if not at.more:
+                break
+            if at.turn >= self.context.loop_limit:
+                raise ShapeError(f"{', '.join(self.program.nodes[segment.node].origins)}: more than {self.context.loop_limit} iterations")
+            results = body.run(values, held=held)
+            going = self._single(results[0], "the condition that the body gives", segment.node)
+            at.going, at.carried = bool(going), results[1:1 + count]
+            for stack, value in zip(at.scans, results[1 + count:], strict=True):
+                stack.append(value, at.limit - at.turn)
+            at.turn, alone = at.turn + 1, alone + 1
+        if alone and body.how == "natively":
+            body.how = f"natively, but for {alone} of {at.turn} turns in the last run"
 
 def tensor(value: Any, dtype: str) -> np.ndarray:
     """Contiguous, aligned, of the declared element type."""

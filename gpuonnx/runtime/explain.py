@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import html
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpuonnx.planner import program as p
@@ -54,11 +55,12 @@ def _passes(variant: Variant) -> str:
 
 
 def _plan(variant: Variant) -> str:
-    return plan_text(variant.loaded.program)
+    how = f"\nlike calls: {variant.how}" if variant.how else ""
+    return plan_text(variant.loaded.program, [body.how for body in variant.bodies]) + how
 
 
-def plan_text(program: p.Program) -> str:
-    """Node by node where it runs and why, then the order and the memory."""
+def plan_text(program: p.Program, hows: Sequence[str] = ()) -> str:
+    """Node by node where it runs and why, then the order and the memory. hows: how the bodies were run so far."""
     steps = Counter((name, number) for name, side in program.sides.items() for number in side.step_nodes)
     common = _common_reason(program)
     lines = [f"{'side':6} {'what':18} {'steps':>5} {'reads+writes':>12}  makes; ONNX nodes; why"]
@@ -69,7 +71,7 @@ def plan_text(program: p.Program) -> str:
         lines.append(f"{node.side:6} {node.kind:18} {count:>5} {_bytes(node.bytes):>12}  {_cut(node.text, 80)}; {_cut(names, 90)}{why}")
     if common:
         lines.append(f"why, where no reason stands: {common}")
-    return "\n".join([*lines, *_summary(program)])
+    return "\n".join([*lines, *_summary(program, hows)])
 
 
 def _common_reason(program: p.Program) -> str:
@@ -79,12 +81,12 @@ def _common_reason(program: p.Program) -> str:
     return common if often > 1 else ""
 
 
-def _summary(program: p.Program) -> list[str]:
+def _summary(program: p.Program, hows: Sequence[str]) -> list[str]:
     counts = Counter(node.side for node in program.nodes)
     moved = sum(isinstance(s, p.Transfer) for s in program.segments)
     constants = sum(a.nbytes for side in program.sides.values() for a in side.constants)
     where = f"{counts[HOST]} on the host, {counts[DEVICE]} on the device, {moved} copies between them" if counts[DEVICE] else "all on the host"
-    return [f"order: {'; '.join(_segment(s, program) for s in program.segments) or 'nothing to do'}",
+    return [f"order: {'; '.join(_segment(s, program) + _how(s, hows) for s in program.segments) or 'nothing to do'}",
             f"where: {where}" + (f"; nothing runs for {_cut(', '.join(program.quiet), 200)}: views, or made in place" if program.quiet else ""),
             f"working memory {_bytes(program.peak)} at the sizes it was compiled with, constants {_bytes(constants)}"]
 
@@ -108,6 +110,12 @@ def _segment(segment: p.Segment, program: p.Program) -> str:
         case p.Branch(): what = "one of two bodies"
         case p.Repeat(): what = "a body again and again"
     return f"{what} ({_cut(', '.join(program.nodes[segment.node].origins), 60)})"
+
+
+def _how(segment: p.Segment, hows: Sequence[str]) -> str:
+    numbers = segment.bodies if isinstance(segment, p.Branch) else (segment.body,) if isinstance(segment, p.Repeat) else ()
+    said = dict.fromkeys(hows[n] for n in numbers if n < len(hows) and hows[n])
+    return f" {' or '.join(said)}" if said else ""
 
 
 def _cut(text: str, length: int) -> str:

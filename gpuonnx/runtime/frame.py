@@ -16,6 +16,7 @@ from gpuonnx.kernels.contract import CTX_WORDS
 from gpuonnx.kernels.cpu.executor import real_word, word_real
 from gpuonnx.planner.program import DEVICE, HOST, SymbolRef, TensorRef
 from gpuonnx.runtime.loaded import LoadedProgram, LoadedSide
+from gpuonnx.runtime.resident import Resident
 
 ALIGNMENT = 64
 PATIENCE = 32
@@ -59,7 +60,7 @@ class Frame:
         self.context = np.zeros(CTX_WORDS, np.int64)
         self.objects: list[Any] = [None] * program.objects
         self.inputs: list[Any] = []
-        self.outputs: list[np.ndarray | None] = [None] * len(program.outputs)
+        self.outputs: list[np.ndarray | Resident | None] = [None] * len(program.outputs)
         self.out_buffers: Mapping[int, np.ndarray] = {}
         self.symbols: dict[int, tuple[int, ...]] = {}
         epochs = len(loaded.ops_of_epoch)
@@ -102,7 +103,10 @@ class Frame:
         self.symbols[epoch] = values
         for k, number, ref, dtype in self.loaded.outputs_of_epoch[epoch]:
             self.outputs[k] = out = self._out(k, ref, dtype)
-            self.bases[number] = out.ctypes.data
+            if isinstance(out, Resident):
+                self.device_bases[number] = out.buffer().address
+            else:
+                self.bases[number] = out.ctypes.data
         self._fill()
         return new
 
@@ -168,9 +172,11 @@ class Frame:
             if which == epoch:
                 self.device_bases[number] = self.device_arenas[epoch].address
 
-    def _out(self, k: int, ref: TensorRef, dtype: np.dtype) -> np.ndarray:
+    def _out(self, k: int, ref: TensorRef, dtype: np.dtype) -> np.ndarray | Resident:
         """The buffer of output `k`: the caller's where `out=` gave one, else a new one."""
         shape = self.shape(ref)
+        if ref.side == DEVICE and self.loaded.accelerator is not None:
+            return Resident(self.loaded.accelerator, shape, dtype)
         given = self.out_buffers.get(k)
         if given is not None:
             check_out(ref.name, given, shape, dtype)
@@ -192,6 +198,8 @@ class Frame:
         assert accelerator is not None
         for number, which in side.by_kind.get("constant", ()):
             self.device_bases[number] = self.loaded.device_constants[which].address
+        for number, which in side.inputs:
+            self.device_bases[number] = self.inputs[which].buffer().address
         words = self.device_bases[side.word_bases] + self.registers[side.word_registers]
         if self.device_words is None:
             self.device_words = accelerator.empty(words.nbytes)
@@ -245,8 +253,12 @@ class Frame:
     def device_address(self, ref: TensorRef) -> tuple[Any, int]:
         """(buffer, byte offset) of a dense tensor on the accelerator."""
         kind, which = self.loaded.program.sides[DEVICE].bases[ref.base]
-        buffer = self.device_arenas[which] if kind == "arena" else self.loaded.device_constants[which]
-        return buffer, int(self.registers[ref.offset])
+        offset = int(self.registers[ref.offset])
+        match kind:
+            case "arena": return self.device_arenas[which], offset
+            case "input": return self.inputs[which].buffer(), offset
+            case "output": return self.outputs[which].buffer(), offset  # type: ignore[union-attr]
+        return self.loaded.device_constants[which], offset
 
     def binding(self) -> dict[str, int | float]:
         """Symbols by name, for nodes that NumPy interprets."""

@@ -48,8 +48,9 @@ class LoadedProgram:
         device = program.sides[DEVICE]
         self.device = LoadedSide(device, accelerator.compile(device.kernels)) if accelerator is not None else None
         self.device_constants = [self._upload(a) for a in device.constants] if accelerator is not None else []
+        outputs = self.host.by_kind.get("output", []) + (self.device.by_kind.get("output", []) if self.device is not None else [])
         epochs = [max((program.epochs[r] for r in (*t.shape, t.offset)), default=0) for t in program.outputs]
-        direct = [(k, number, program.outputs[k], types.numpy_dtype(program.outputs[k].dtype)) for number, k in self.host.by_kind.get("output", [])]
+        direct = [(k, number, program.outputs[k], types.numpy_dtype(program.outputs[k].dtype)) for number, k in outputs]
         self.outputs_of_epoch = [[row for row in direct if epochs[row[0]] == e] for e in range(count)]
         same = {t.memory: (k, True) for k, t in enumerate(program.inputs) if t.object < 0}
         same |= {program.outputs[k].memory: (k, False) for k, *_ in direct}

@@ -23,7 +23,7 @@ from gpuonnx.ir.dims import Space
 from gpuonnx.kernels.contract import Kernel
 from gpuonnx.planner.program import Program
 
-FORMAT = 3
+FORMAT = 4
 PAGE = 64
 LENGTHS = struct.Struct("<QQ")
 MOST_VARIANTS = 16

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,9 +19,12 @@ from gpuonnx.planner.program import Program
 from gpuonnx.runtime.execute import Runner
 from gpuonnx.runtime.frame import Frame
 from gpuonnx.runtime.loaded import LoadedProgram
-from gpuonnx.runtime.quick import Quick, Quicks
+from gpuonnx.runtime.moving import Unlinkable
+from gpuonnx.runtime.parts import Shape
+from gpuonnx.runtime.quick import MOST_BYTES, Quicks
+from gpuonnx.runtime.resident import Resident
 from gpuonnx.runtime.saved import Compiled, Library
-from gpuonnx.runtime.spin import Spin
+from gpuonnx.runtime.turns import Turns
 
 if TYPE_CHECKING:
     from gpuonnx.devices.device import Accelerator
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
 SMALL_ELEMENTS = 64
 MOST_RECENT = 256
 MOST_VARIANTS = 64
+MOST_GROWING = 4
 
 
 @dataclass
@@ -70,6 +75,7 @@ class Context:
     stats: Stats
     loop_limit: int = 1 << 31
     library: Library | None = None
+    memory_limit: int | None = None
     device_lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -83,6 +89,7 @@ class Variant:
         self.questions.slots = compiled.questions
         self.shapes = [None if s is None else tuple(x if isinstance(x, int) else None for x in s) for s in compiled.shapes]
         self.frames: list[Frame] = []
+        self.how = ""
         self.lock = threading.Lock()
         self._hot: Compiled | None = None
         self.by_shape = all(element is None for _, _, element in compiled.sources.values())
@@ -119,8 +126,8 @@ class Variant:
         assert rest is not None
         return rest
 
-    def fits(self, arguments: Sequence[Argument]) -> bool:
-        """Whether a call's types, ranks, fixed sizes and answers are those of this variant."""
+    def fits(self, arguments: Sequence[Argument], exact: bool = True) -> bool:
+        """Whether a call's types, ranks, fixed sizes and answers are those of this variant (but for answers that hang on values)."""
         for argument, shape, first in zip(arguments, self.shapes, self.compiled.arguments, strict=True):
             if (argument.shape is None) != (shape is None) or argument.dtype != first.dtype:
                 return False
@@ -133,7 +140,7 @@ class Variant:
             return True
         binding = {name: _given(source, arguments) for name, source in self.compiled.sources.items()}
         if any(v is None for v in binding.values()):
-            return False
+            return not exact
         try:
             values = self.questions.run(binding)  # type: ignore[arg-type]
         except ShapeError:
@@ -179,6 +186,8 @@ def _given(source: tuple[int, int | None, int | None], arguments: Sequence[Argum
 
 def argument_of(value: Any, dtype: str) -> Argument:
     """What lowering may know of an input."""
+    if isinstance(value, Resident):
+        value = value.host() if prod(value.shape) <= SMALL_ELEMENTS else np.broadcast_to(np.zeros((), value.dtype), value.shape)
     if not isinstance(value, np.ndarray):
         return Argument(dtype, None)
     dtype = types.of_numpy(value.dtype) if dtype == "undefined" else dtype
@@ -195,7 +204,9 @@ class Executable:
         self.recent: dict[tuple[Any, ...], Variant] = {}
         self.lock = threading.RLock()
         self.quicks = Quicks()
-        self.spins: dict[Any, Spin | None] = {}
+        self.how = ""
+        self._turns: dict[Any, list[Turns]] = {}
+        self._growing: list[Turns] = []
         self._searched, self._saved = False, 0
 
     def hot(self) -> Procedure:
@@ -206,7 +217,7 @@ class Executable:
 
     def variant(self, values: Sequence[Any]) -> Variant:
         """The variant for these inputs, compiled if it is new. One that hangs on shapes alone is remembered by them."""
-        signature = tuple([(v.shape, v.dtype) if isinstance(v, np.ndarray) else None for v in values])
+        signature = tuple([(v.shape, v.dtype) if isinstance(v, (np.ndarray, Resident)) else None for v in values])
         found = self.recent.get(signature)
         if found is None:
             found = self._find(values)
@@ -217,6 +228,11 @@ class Executable:
         return found
 
     def _find(self, values: Sequence[Any]) -> Variant:
+        if any(isinstance(v, Resident) for v in values):
+            blind = [Argument(dtype_of(v, info.dtype), getattr(v, "shape", None)) for v, info in zip(values, self.procedure.inputs, strict=True)]
+            found = next((v for v in self.variants if v.by_shape and v.fits(blind)), None)
+            if found is not None:
+                return found
         arguments = [argument_of(v, dtype_of(v, info.dtype)) for v, info in zip(values, self.procedure.inputs, strict=True)]
         known = self._known(arguments)
         if known is not None:
@@ -262,15 +278,55 @@ class Executable:
             self._saved += 1
             self.context.stats.took(1)
 
-    def spin(self, values: Sequence[Any], carried: int) -> Spin | None:
-        """For a Loop's body: how its turns run at these shapes, None where one by one."""
-        key = tuple([(v.shape, v.dtype) if type(v) is np.ndarray else None for v in values])
-        if key not in self.spins:
-            if len(self.spins) >= MOST_RECENT:
-                self.spins = {}
-            variant = self.variant(values)
-            self.spins[key] = Spin.of(Quick.of(variant, self.context, values), carried)
-        return self.spins[key]
+    def at_shapes(self, shapes: Sequence[Shape]) -> Variant | None:
+        """The variant that serves these shapes, if there is one; others may where it hangs on values."""
+        found = self.recent.get(tuple(shapes))
+        if found is None:
+            arguments = [Argument(types.of_numpy(dtype), shape) for shape, dtype in shapes]
+            with self.lock:
+                self.search()
+            found = next((v for v in self.variants if v.fits(arguments, exact=False)), None)
+        return found
+
+    def lease_turns(self, values: Sequence[Any], carried: int, held: int, make: bool = True) -> Turns | None:
+        """For a Loop's body: its turns linked at these shapes (now, if `make`); None where they go one by one, which `how` then explains."""
+        if self.context.accelerator is not None:
+            self.how = "turn by turn: what the device makes stays there"
+            return None
+        if not all(type(v) is np.ndarray and not v.dtype.hasobject for v in values):
+            self.how = "turn by turn: it takes values that are no tensors"
+            return None
+        key = tuple([(v.shape, v.dtype) for v in values])
+        with self.lock:
+            free = self._turns.get(key, [])
+            while free:
+                turns = free.pop()
+                if turns.serves(values) and not turns.stale:
+                    return turns
+            for turns in self._growing:
+                if turns.serves(values) and not turns.stale:
+                    self._growing = [t for t in self._growing if t is not turns]
+                    return turns
+        if not make:
+            return None
+        try:
+            made = Turns(self.context, self.variant(values), values, carried, held)
+        except Unlinkable as no:
+            self.how = f"turn by turn: {no}"
+            return None
+        self.context.stats.bound(held + made.bytes)
+        return made
+
+    def give_back_turns(self, values: Sequence[Any], turns: Turns) -> None:
+        """Kept for the next run if it is small."""
+        if turns.bytes <= MOST_BYTES or turns.turning.growing and turns.bytes <= 16 * MOST_BYTES:
+            with self.lock:
+                if turns.turning.growing:
+                    self._growing = [turns, *self._growing[:MOST_GROWING - 1]]
+                    return
+                if len(self._turns) >= MOST_RECENT:
+                    self._turns = {}
+                self._turns.setdefault(tuple([(v.shape, v.dtype) for v in values]), []).append(turns)
 
     def run(self, values: Sequence[Any], out: Mapping[int, np.ndarray] | None = None, held: int = 0) -> list[Any]:
         """Outputs in order. Arrays must be C-contiguous, aligned and of the declared types. held: see Runner."""
@@ -285,10 +341,10 @@ class Executable:
             variant.give_back(frame)
         if variant.rest is not None:
             return variant.rest.run(outputs, out, held)
-        if not out:
+        if not out and self.context.accelerator is None:
             self.quicks.note(variant, self.context, values)
         return outputs
 
 
 def dtype_of(value: Any, declared: str) -> str:
-    return types.of_numpy(value.dtype) if isinstance(value, np.ndarray) else declared
+    return types.of_numpy(value.dtype) if isinstance(value, (np.ndarray, Resident)) else declared

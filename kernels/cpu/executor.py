@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from gpuonnx.ir.sizes import OPCODES, SizeProgram
 from gpuonnx.kernels.contract import CTX_CANCEL, CTX_CODE, CTX_POOL, CTX_RUN, CTX_STEP, ERROR_CANCELLED, Kernel
+from gpuonnx.kernels.cpu import control
 from gpuonnx.kernels.cpu import pool as pools
 
 SLICE_NS = 50_000_000
 LOOK = 15
 STEP_WORDS, FUNCTION, ARGS, TASKS = 4, 0, 1, 2
-NAMES = ("run_sizes", "fill", "run_steps", *pools.NAMES)
+BRANCH = 0
+NAMES = ("run_sizes", "fill", "run_steps", *control.NAMES, *pools.NAMES)
 
 
 def encode_sizes(program: SizeProgram) -> tuple[NDArray[np.int64], NDArray[np.int64], dict[str, int]]:
@@ -63,6 +65,7 @@ def _module(symbol: str) -> str:
     module = ir.Module("runtime")
     functions = pools.define(module)
     functions |= {"run_sizes": _run_sizes(module), "fill": _fill(module), "run_steps": _run_steps(module, functions["run"])}
+    functions |= control.define(module, functions)
     b = Flow.define(module, symbol, [PTR, PTR, I64])
     for number, name in enumerate(NAMES):
         b.put(functions[name], b.args[1], number, PTR)
@@ -187,33 +190,43 @@ def _now(b: Any) -> Any:
 
 
 def _run_steps(module: Any, run: Any) -> Any:
-    """run_steps(pool, ctx, steps, first, last, budget): see Executor.run_steps."""
-    from gpuonnx.kernels.cpu.flow import I64, PTR, Flow
+    """run_steps(pool, ctx, steps, first, last, budget): see Executor.run. A row [BRANCH, address of a byte, row] goes on at that row
+    where the byte is 0."""
+    from gpuonnx.kernels.cpu.flow import I8, I64, PTR, Flow
     b = Flow.define(module, "run_steps", [PTR, PTR, PTR, I64, I64, I64], I64)
     pool, ctx, steps, first, last, budget = b.args
-    for value, place in ((pool, CTX_POOL), (run, CTX_RUN)):
-        b.store(value, b.at(ctx, place))
+    for value, word in ((pool, CTX_POOL), (run, CTX_RUN)):
+        b.store(value, b.at(ctx, word))
     limited = b.compare(">", budget, 0)
-    begun = b.variable(I64, 0)
+    begun, place, walked = b.variable(I64, 0), b.variable(I64, first), b.variable(I64, 0)
     with b.when(limited):
         begun.set(_now(b))
-    with b.count(first, last) as i:
+    with b.loop(lambda: b.compare("<", place.get(), last)):
+        i = place.get()
         row = b.at(steps, b.product(i, STEP_WORDS))
         tasks = b.get(row, TASKS)
-        b.put(i, ctx, CTX_STEP)
-        with b.if_else(b.compare(">", tasks, 1)) as (many, few):
-            with many:
-                b.call(run, [pool, b.pointer(row, FUNCTION), ctx, b.pointer(row, ARGS), tasks])
-            with few, b.when(b.compare("==", tasks, 1)):
-                b.invoke(b.pointer(row, FUNCTION), ctx, b.pointer(row, ARGS), 0)
+        place.set(b.sum(i, 1))
+        with b.if_else(b.compare("==", b.get(row, FUNCTION), BRANCH)) as (branch, step):
+            with branch, b.when(b.icmp_signed("==", b.get(b.pointer(row, ARGS), 0, I8), I8(0))):
+                place.set(tasks)
+            with step:
+                b.put(i, ctx, CTX_STEP)
+                with b.if_else(b.compare(">", tasks, 1)) as (many, few):
+                    with many:
+                        b.call(run, [pool, b.pointer(row, FUNCTION), ctx, b.pointer(row, ARGS), tasks])
+                        walked.set(LOOK)
+                    with few, b.when(b.compare("==", tasks, 1)):
+                        b.invoke(b.pointer(row, FUNCTION), ctx, b.pointer(row, ARGS), 0)
         cancel = b.compare("!=", b.peek(ctx, CTX_CANCEL), 0)
         with b.when(b.and_(cancel, b.compare("==", b.peek(ctx, CTX_CODE), 0))):
             b.put(ERROR_CANCELLED, ctx, CTX_CODE)
         with b.when(b.compare("!=", b.peek(ctx, CTX_CODE), 0)):
             b.ret(b.sub(b.number(-1), i))
-        look = b.or_(b.compare(">", tasks, 1), b.compare("==", b.and_(i, b.number(LOOK)), LOOK))
-        with b.when(b.and_(limited, look)), b.when(b.compare(">", b.sub(_now(b), begun.get()), budget)):
-            b.ret(b.sum(i, 1))
+        walked.set(b.sum(walked.get(), 1))
+        with b.when(b.and_(limited, b.compare(">", walked.get(), LOOK))):
+            walked.set(0)
+            with b.when(b.compare(">", b.sub(_now(b), begun.get()), budget)):
+                b.ret(place.get())
     b.ret(last)
     return b.function
 
@@ -238,6 +251,7 @@ class Executor:
         table = np.zeros(len(NAMES), np.int64)
         entry(None, table.ctypes.data, 0)
         self._functions = dict(zip(NAMES, map(int, table), strict=True))
+        self.control = {name: self._functions[name] for name in control.NAMES}
         self.run_sizes: Callable[[int, int, int], int] = ctypes.CFUNCTYPE(word, pointer, word, pointer)(self._functions["run_sizes"])
         self._fill = ctypes.CFUNCTYPE(None, pointer, word, *[pointer] * 4, word)(self._functions["fill"])
         self.run_steps: Callable[[int, int, int, int, int, int], int] = ctypes.CFUNCTYPE(
