@@ -21,13 +21,13 @@ Made = tuple[Any, list[Any]]
 
 def network(make: Callable[[], Made]) -> Callable[[], Made]:
     """Declare a network: a function that gives a Keras model and a list of inputs (arrays or lists of arrays), one a size."""
-    matrix.add(make.__module__, matrix.Case("Keras", make.__name__, lambda: export(make)))
+    matrix.add(make.__module__, matrix.Case("Model.export", make.__name__, lambda: export(make)))
     return make
 
 
 def function(make: Callable[[], Made]) -> Callable[[], Made]:
     """Declare a function of tensors: it and a list of argument lists."""
-    matrix.add(make.__module__, matrix.Case("Keras", make.__name__, lambda: export_function(make)))
+    matrix.add(make.__module__, matrix.Case("tf2onnx", make.__name__, lambda: export_function(make)))
     return make
 
 

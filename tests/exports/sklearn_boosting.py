@@ -45,4 +45,4 @@ def boosted(name: str, missing: bool) -> matrix.Export:
 
 for _name in MODELS:
     for _missing in (False, True):
-        matrix.add(__name__, matrix.Case("scikit-learn", f"{_name}{'_missing' * _missing}", lambda n=_name, m=_missing: boosted(n, m)))  # type: ignore[misc]
+        matrix.add(__name__, matrix.Case("onnxmltools", f"{_name}{'_missing' * _missing}", lambda n=_name, m=_missing: boosted(n, m)))  # type: ignore[misc]

@@ -112,7 +112,7 @@ def answer_of(name: str, model: Any) -> Callable[[Any], Any] | None:
 
 
 def declare(name: str, dtype: Any, suffix: str, options: dict[str, Any] | None = None, classes: int = 3) -> None:
-    matrix.add(__name__, matrix.Case("scikit-learn", f"{name}-{suffix}", lambda: convert_estimator(name, dtype, options, 2 if name in BINARY else classes),
+    matrix.add(__name__, matrix.Case("skl2onnx", f"{name}-{suffix}", lambda: convert_estimator(name, dtype, options, 2 if name in BINARY else classes),
                                       DIFFERS.get(name)))
 
 

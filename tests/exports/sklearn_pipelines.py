@@ -24,13 +24,13 @@ Make = Callable[[], matrix.Export]
 
 def model(make: Make) -> Make:
     """Declare what the function exports."""
-    matrix.add(make.__module__, matrix.Case("scikit-learn", make.__name__, make))
+    matrix.add(make.__module__, matrix.Case("skl2onnx", make.__name__, make))
     return make
 
 
 def rounded(make: Make) -> Make:
     """Declare a model whose file computes in float32 what scikit-learn decides in float64, with another result for some rows."""
-    matrix.add(make.__module__, matrix.Case("scikit-learn", make.__name__, make, "float32 steps over a threshold, or a distance of zero, that float64 meets exactly"))
+    matrix.add(make.__module__, matrix.Case("skl2onnx", make.__name__, make, "float32 steps over a threshold, or a distance of zero, that float64 meets exactly"))
     return make
 
 

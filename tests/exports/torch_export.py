@@ -29,7 +29,7 @@ def network(*, rtol: float = 1e-4, atol: float = 1e-5, exporters: Sequence[str] 
         for exporter in exporters:
             def build(exporter: str = exporter) -> matrix.Export:
                 return export(first(make) if exporter in one_size else make, exporter, opset, rtol, atol)
-            matrix.add(make.__module__, matrix.Case("PyTorch", f"{make.__name__}-{exporter}", build, (differs or {}).get(exporter)))
+            matrix.add(make.__module__, matrix.Case(exporter, f"{make.__name__}-{exporter}", build, (differs or {}).get(exporter)))
         return make
     return declare
 

@@ -79,7 +79,7 @@ def quantized(make: Callable[[], Made], exporter: str, change: Change) -> matrix
 
 
 def declare(name: str, kind: str, exporter: str) -> None:
-    matrix.add(__name__, matrix.Case("PyTorch", f"{name}_{kind}-{exporter}", lambda: quantized(NETWORKS[name], exporter, KINDS[kind])))
+    matrix.add(__name__, matrix.Case(f"{exporter}, quantised by ONNX Runtime", f"{name}_{kind}-{exporter}", lambda: quantized(NETWORKS[name], exporter, KINDS[kind])))
 
 
 for _name in NETWORKS:
