@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 WRITTEN = Console(width=None if sys.stdout.isatty() else 200)
-COLUMNS = {Verdict.RIGHT: "right", Verdict.AS_ORT: "as ONNX Runtime", Verdict.WRONG: "wrong", Verdict.LATE: "over the limit", Verdict.REFUSED: "refused by the exporter",
+COLUMNS = {Verdict.RIGHT: "right", Verdict.AS_ORT: "as ONNX Runtime", Verdict.WRONG: "wrong", Verdict.BROKEN: "broken file", Verdict.LATE: "over the limit", Verdict.REFUSED: "refused by the exporter",
            Verdict.ABSENT: "not exported here"}
 
 
@@ -96,7 +96,7 @@ def report(outcomes: list[Outcome]) -> None:
     counts: dict[tuple[str, str], Counter[Verdict]] = {}
     for outcome in outcomes:
         counts.setdefault((outcome.world, outcome.exporter), Counter())[outcome.verdict] += 1
-    for verdict in (Verdict.AS_ORT, Verdict.REFUSED, Verdict.ABSENT, Verdict.LATE, Verdict.WRONG):
+    for verdict in (Verdict.AS_ORT, Verdict.BROKEN, Verdict.REFUSED, Verdict.ABSENT, Verdict.LATE, Verdict.WRONG):
         listed = [o for o in outcomes if o.verdict is verdict]
         if listed:
             WRITTEN.print(f"\n[bold]{COLUMNS[verdict]}[/bold]")
@@ -109,7 +109,7 @@ def report(outcomes: list[Outcome]) -> None:
         WRITTEN.print(escape(f"  {o.family}-{o.case}: {'; '.join(o.left_out)}"), soft_wrap=True, highlight=False)
     table = Table("framework", "exporter", "exports", *COLUMNS.values(), title="exports")
     for (world, exporter), row in counts.items():
-        made = sum(row[v] for v in (Verdict.RIGHT, Verdict.AS_ORT, Verdict.WRONG, Verdict.LATE))
+        made = sum(row[v] for v in (Verdict.RIGHT, Verdict.AS_ORT, Verdict.WRONG, Verdict.BROKEN, Verdict.LATE))
         table.add_row(world, exporter, str(made), *(str(row[v]) for v in COLUMNS))
     WRITTEN.print(table)
 

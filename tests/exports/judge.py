@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import pickle
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,10 @@ def judge(family: Family, case: Case, keep: Path | None, device: str, outcome: O
         return
     outcome.left_out = export.left_out
     try:
+        if case.broken is not None:
+            assert refused(lambda: answers(export, device)) and refused(lambda: onnxruntime_answers(export)), f"it runs, though it is declared broken: {case.broken}"
+            outcome.verdict, outcome.reason = Verdict.BROKEN, case.broken
+            return
         given = answers(export, device)
         if case.differs is None:
             agree(given, export.outputs, export)
@@ -67,6 +72,16 @@ def judge(family: Family, case: Case, keep: Path | None, device: str, outcome: O
             outcome.verdict, outcome.reason = Verdict.AS_ORT, case.differs
     except Exception as error:
         outcome.verdict, outcome.reason = Verdict.WRONG, shown(error)
+
+
+def refused(run: Callable[[], object]) -> bool:
+    try:
+        run()
+    except AssertionError:
+        raise
+    except Exception:
+        return True
+    return False
 
 
 def shown(error: Exception) -> str:

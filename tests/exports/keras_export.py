@@ -25,10 +25,12 @@ def network(make: Callable[[], Made]) -> Callable[[], Made]:
     return make
 
 
-def function(make: Callable[[], Made]) -> Callable[[], Made]:
-    """Declare a function of tensors: it and a list of argument lists."""
-    matrix.add(make.__module__, matrix.Case("tf2onnx", make.__name__, lambda: export_function(make)))
-    return make
+def converted(**options: Any) -> Callable[[Callable[[], Made]], Callable[[], Made]]:
+    """Declare a function of tensors, and a list of argument lists, that tf2onnx converts with these options."""
+    def declare(make: Callable[[], Made]) -> Callable[[], Made]:
+        matrix.add(make.__module__, matrix.Case("tf2onnx", make.__name__, lambda: export_function(make, **options)))
+        return make
+    return declare
 
 
 def export(make: Callable[[], Made]) -> matrix.Export:
@@ -46,7 +48,7 @@ def export(make: Callable[[], Made]) -> matrix.Export:
         return paired(path.read_bytes(), sets, outputs)
 
 
-def export_function(make: Callable[[], Made]) -> matrix.Export:
+def export_function(make: Callable[[], Made], opset: int, inputs_as_nchw: list[str] | None = None) -> matrix.Export:
     import tf2onnx
     tf.random.set_seed(1)
     call, sets = make()
@@ -55,9 +57,11 @@ def export_function(make: Callable[[], Made]) -> matrix.Export:
     first = sets[0]
     signature = [tf.TensorSpec([n if all(s[k].shape[a] == n for s in sets) else None for a, n in enumerate(x.shape)], x.dtype, name=f"x{k}") for k, x in enumerate(first)]
     try:
-        proto, _ = tf2onnx.convert.from_function(tf.function(call), input_signature=signature, opset=18)
+        proto, _ = tf2onnx.convert.from_function(tf.function(call), input_signature=signature, opset=opset, inputs_as_nchw=inputs_as_nchw)
     except Exception as refusal:
         raise matrix.NotExported(f"{type(refusal).__name__}: {(str(refusal).strip() or '?').splitlines()[0][:200]}") from refusal
+    if inputs_as_nchw:
+        sets = [[a.transpose(0, 3, 1, 2) for a in s] for s in sets]
     return paired(proto.SerializeToString(), sets, outputs)
 
 

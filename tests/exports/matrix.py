@@ -44,12 +44,14 @@ class Export:
 
 @dataclass(frozen=True)
 class Case:
-    """One export; `make` makes it. `differs` says why the framework's answer is not the file's: ONNX Runtime's is taken then."""
+    """One export; `make` makes it. `differs` says why the framework's answer is not the file's: ONNX Runtime's is taken then. `broken` says why
+    no runtime runs the file: an error of ours is expected, and one of ONNX Runtime's."""
 
     exporter: str
     name: str
     make: Callable[[], Export] = field(repr=False)
     differs: str | None = None
+    broken: str | None = None
 
 
 class NotExported(Exception):
@@ -57,11 +59,12 @@ class NotExported(Exception):
 
 
 class Verdict(str, Enum):
-    """RIGHT: as the framework says; AS_ORT: not, for the reason that the case declares, but as ONNX Runtime."""
+    """RIGHT: as the framework says; AS_ORT: not, for the reason that the case declares, but as ONNX Runtime; BROKEN: a file that neither runs."""
 
     RIGHT = "right"
     AS_ORT = "as ONNX Runtime"
     WRONG = "WRONG"
+    BROKEN = "broken"
     LATE = "LATE"
     REFUSED = "refused"
     ABSENT = "absent"
@@ -87,12 +90,14 @@ class Outcome:
 TORCH, SKLEARN, KERAS = ("torch", "onnxscript"), ("sklearn", "skl2onnx"), ("keras", "tensorflow", "tf2onnx")
 FAMILIES = [
     *(Family("PyTorch", f"exports.torch_{name}", TORCH) for name in (
-        "images", "layers", "shapes", "indexing", "recurrent", "attention", "detection", "graphs", "control", "types")),
-    Family("PyTorch", "exports.torch_transformers", (*TORCH, "transformers")),
+        "images", "layers", "shapes", "indexing", "recurrent", "attention", "detection", "graphs", "control", "types", "training")),
+    *(Family("PyTorch", f"exports.torch_{name}", (*TORCH, "transformers")) for name in ("transformers", "language")),
+    Family("PyTorch", "exports.torch_vision", (*TORCH, "torchvision")),
     Family("PyTorch", "exports.torch_quantized", (*TORCH, "onnxruntime")),
     *(Family("scikit-learn", f"exports.sklearn_{name}", SKLEARN) for name in ("estimators", "pipelines")),
     Family("scikit-learn", "exports.sklearn_boosting", (*SKLEARN, "onnxmltools", "lightgbm", "xgboost")),
     Family("Keras", "exports.keras_networks", KERAS),
+    Family("TensorFlow", "exports.tf_networks", KERAS),
 ]
 CASES: dict[str, list[Case]] = {}
 
