@@ -58,6 +58,13 @@ class NotExported(Exception):
     """The framework's exporter refused; the message is its own."""
 
 
+def reason(error: BaseException) -> str:
+    """The first words of what lies at the bottom of an exporter's error."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300] or '?'}"
+
+
 class Verdict(str, Enum):
     """RIGHT: as the framework says; AS_ORT: not, for the reason that the case declares, but as ONNX Runtime; BROKEN: a file that neither runs."""
 

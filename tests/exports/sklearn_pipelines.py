@@ -135,7 +135,7 @@ def one_against_rest_trees() -> matrix.Export:
 @model
 def one_against_one_vectors() -> matrix.Export:
     made, x = fitted(OneVsOneClassifier(svm.LinearSVC()))
-    return convert(made, x, answer=lambda q: (made.predict(q)[:, None], made.decision_function(q)))
+    return convert(made, x, options={id(made): {"zipmap": False}}, answer=lambda q: (made.predict(q)[:, None], made.decision_function(q)))
 
 
 @model
@@ -282,7 +282,18 @@ def words_counted_pairs() -> matrix.Export:
 
 @model
 def words_weighted() -> matrix.Export:
-    return words(TfidfVectorizer(token_pattern="[a-zA-Z]+", sublinear_tf=True, norm="l1"))
+    return words(TfidfVectorizer(token_pattern="[a-zA-Z]+", smooth_idf=False, norm="l1"))
+
+
+@model
+def words_sublinear() -> matrix.Export:
+    """skl2onnx writes log(1 + n) for scikit-learn's 1 + log(n)."""
+    made = TfidfVectorizer(token_pattern="[a-zA-Z]+", sublinear_tf=True, use_idf=False, norm=None).fit(TEXTS.ravel())
+
+    def answer(q: np.ndarray) -> tuple[np.ndarray]:
+        weights = made.transform(q.ravel()).toarray()
+        return (np.where(weights > 0, np.log1p(np.exp(weights - 1)), 0),)
+    return convert(made, TEXTS, answer=answer)
 
 
 @model

@@ -14,7 +14,7 @@ from exports import matrix
 
 EXPORTERS = ("torchscript", "dynamo")
 torch.backends.mha.set_fastpath_enabled(False)
-MOST_TRIES = {"torchscript": 100, "dynamo": 12}
+MOST_TRIES = {"torchscript": 100, "dynamo": 7}
 INDEX_ADD = "it writes index_add as ScatterElements with no reduction"
 Made = tuple[torch.nn.Module, list[Any]]
 
@@ -76,9 +76,9 @@ def some_exported(picked: Picked, sets: Sequence[tuple[Any, ...]], exporter: str
             return exported(picked, sets, exporter, opset)
         except Exception as refusal:
             if len(kept) == 1:
-                refusals.append(f"output {kept[0]}: {reason(refusal)}")
+                refusals.append(f"output {kept[0]}: {matrix.reason(refusal)}")
             elif count == len(kept):
-                refusals.append(reason(refusal))
+                refusals.append(matrix.reason(refusal))
             return None
 
     def good(part: list[int]) -> list[int]:
@@ -96,13 +96,6 @@ def some_exported(picked: Picked, sets: Sequence[tuple[Any, ...]], exporter: str
     if model is None:
         raise matrix.NotExported(refusals[0])
     return model, kept, refusals[1:] or refusals
-
-
-def reason(error: BaseException) -> str:
-    """The first words of what lies at the bottom of an exporter's error."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300] or '?'}"
 
 
 class Picked(torch.nn.Module):

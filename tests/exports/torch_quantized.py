@@ -67,7 +67,7 @@ def quantized(make: Callable[[], Made], exporter: str, change: Change) -> matrix
         try:
             change(source, target, made.inputs)
         except Exception as refusal:
-            raise matrix.NotExported(f"the quantiser: {type(refusal).__name__}: {str(refusal)[:150]}") from refusal
+            raise matrix.NotExported(f"the quantiser: {matrix.reason(refusal)}") from refusal
         finally:
             logging.disable(logging.NOTSET)
         model = target.read_bytes()

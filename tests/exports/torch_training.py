@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from exports.torch_export import Fn, Made, network, t
 from torch import nn
-from torch.ao.quantization.fx import _decomposed
 from torch.ao.quantization import FakeQuantize, default_per_channel_weight_fake_quant
+from torch.ao.quantization.fx import _decomposed  # noqa: F401
 from torch.nn import functional as F
 
 STATISTICS = "it writes normalisation by the batch's statistics as that by the statistics kept"
