@@ -20,14 +20,25 @@ def attended(model: nn.Module) -> nn.Module:
     return model
 
 
+def batched(model: nn.Module) -> nn.Module:
+    """Experts as products of gathered weights; the grouped products that are the default have no translation in either exporter."""
+    model.set_experts_implementation("batched_mm")
+    return model
+
+
 @network()
-def mixtral() -> Made:
+def mixtral_grouped() -> Made:
     return text(made("Mixtral", "MixtralForCausalLM", **EXPERTS), "logits", use_cache=False)
 
 
 @network()
+def mixtral() -> Made:
+    return text(batched(made("Mixtral", "MixtralForCausalLM", **EXPERTS)), "logits", use_cache=False)
+
+
+@network()
 def qwen3_experts() -> Made:
-    return text(made("Qwen3Moe", "Qwen3MoeForCausalLM", **GROUPED, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=8), "logits", use_cache=False)
+    return text(batched(made("Qwen3Moe", "Qwen3MoeForCausalLM", **GROUPED, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=8)), "logits", use_cache=False)
 
 
 @network()
@@ -77,7 +88,7 @@ def llama_attended_cached() -> Made:
 
 @network()
 def mixtral_cached() -> Made:
-    return cached(made("Mixtral", "MixtralForCausalLM", **EXPERTS), 1, 8)
+    return cached(batched(made("Mixtral", "MixtralForCausalLM", **EXPERTS)), 1, 8)
 
 
 @network(**HALF)
