@@ -27,6 +27,7 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser("exports", description=__doc__)
     parser.add_argument("--only", nargs="*", default=[], help="families (torch_control) or cases (torch_control-cond-dynamo)")
     parser.add_argument("--keep", type=Path, help="a folder that keeps exports and refusals for the next run; empty it to export again")
+    parser.add_argument("--kept", action="store_true", help="only what the folder has already: nothing is exported")
     parser.add_argument("--limit", type=float, default=240, help="seconds a case")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="a file for every outcome with its reason")
@@ -54,7 +55,7 @@ def judged(family: Family, asked: argparse.Namespace) -> Iterator[Outcome]:
     done = -1
     while done is not None:
         here, there = context.Pipe(duplex=False)
-        process = context.Process(target=work, args=(family, asked.only, asked.keep, asked.device, done + 1, there), daemon=True)
+        process = context.Process(target=work, args=(family, asked.only, asked.keep, asked.kept, asked.device, done + 1, there), daemon=True)
         process.start()
         there.close()
         done = yield from received(here, process.sentinel, asked.limit)
@@ -67,7 +68,7 @@ def received(pipe: Connection, sentinel: int, limit: float) -> Iterator[Outcome]
     """What a worker sends; returns the number of the case at which it stopped, or None at the end."""
     number, current = -1, Outcome("", "", "", "", Verdict.LATE, "")
     while True:
-        ready = wait([pipe, sentinel], limit if number >= 0 else 120)
+        ready = wait([pipe, sentinel], limit)
         try:
             message = pipe.recv() if pipe in ready or ready and pipe.poll() else None
         except EOFError:
@@ -79,7 +80,7 @@ def received(pipe: Connection, sentinel: int, limit: float) -> Iterator[Outcome]
             continue
         if message is None:
             if number < 0:
-                raise SystemExit("a family's process ended before its first case")
+                raise SystemExit("a family could not be imported")
             message = current
             message.verdict, message.reason = (Verdict.WRONG, "the process ended") if ready else (Verdict.LATE, f"not done after {limit:.0f} s")
         said(message)

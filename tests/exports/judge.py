@@ -12,9 +12,9 @@ from exports.matrix import Case, Export, Family, NotExported, Outcome, Verdict, 
 from exports.matrix import cases as cases_of
 
 
-def work(family: Family, only: list[str], keep: Path | None, device: str, first: int, pipe: Connection) -> None:
+def work(family: Family, only: list[str], keep: Path | None, kept: bool, device: str, first: int, pipe: Connection) -> None:
     """Judge the family's cases from number `first` on, and send each outcome."""
-    cases = [case for case in cases_of(family) if wanted(family.name, case, only)]
+    cases = [case for case in cases_of(family) if wanted(family.name, case, only) and not (kept and keep and not in_folder(family, case, keep))]
     for number, case in enumerate(cases[first:], first):
         outcome = Outcome(family.world, case.exporter, family.name, case.name, Verdict.LATE, "")
         pipe.send((number, outcome))
@@ -27,6 +27,10 @@ def work(family: Family, only: list[str], keep: Path | None, device: str, first:
 
 def wanted(family: str, case: Case | None, only: list[str]) -> bool:
     return not only or family in only or case is not None and f"{family}-{case.name}" in only
+
+
+def in_folder(family: Family, case: Case, keep: Path) -> bool:
+    return any((keep / f"{family.name}-{case.name}{kind}").exists() for kind in (".pickle", ".refused"))
 
 
 def exported(family: Family, case: Case, keep: Path | None) -> Export:

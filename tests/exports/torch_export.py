@@ -48,7 +48,7 @@ def export(make: Callable[[], Made], exporter: str, opset: int | None, rtol: flo
     torch.manual_seed(1)
     module, sets = make()
     sets = [args if isinstance(args, tuple) else (args,) for args in sets]
-    picked = Picked(module.train(training))
+    picked = Picked(module).train(training)
     with torch.no_grad():
         outputs = [[array(t) for t in picked(*copies(args))] for args in sets]
         model, kept, refusals = some_exported(picked, sets, exporter, opset, len(outputs[0]))
