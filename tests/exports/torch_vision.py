@@ -122,9 +122,9 @@ def deformable() -> Made:
     return Deformed(), [t(1, 4, 8, 8), t(1, 4, 7, 10)]
 
 
-def detector(model: nn.Module) -> Made:
-    """A detector of one picture; scores of random weights lie close, so it is made in float64."""
-    return Fn(lambda m, x: list(m([x])[0].values()), model.double()), [t(3, 64, 64).double(), t(3, 64, 64).double() * 2]
+def detector(model: nn.Module, dtype: torch.dtype = torch.float64) -> Made:
+    """A detector of one picture; scores of random weights lie close, so it is made in float64 where the exporter keeps that."""
+    return Fn(lambda m, x: list(m([x])[0].values()), model.to(dtype)), [t(3, 64, 64).to(dtype), t(3, 64, 64).to(dtype) * 2]
 
 
 def backbone(width: int = 16) -> nn.Module:
@@ -150,7 +150,7 @@ def mask_rcnn_small() -> Made:
     return detector(model.MaskRCNN(backbone(), rpn_anchor_generator=ANCHORS, box_roi_pool=ops.MultiScaleRoIAlign(["0"], 3, 2), box_head=faster_rcnn.TwoMLPHead(16 * 9, 32),
                                    box_predictor=faster_rcnn.FastRCNNPredictor(32, 3), mask_roi_pool=ops.MultiScaleRoIAlign(["0"], 6, 2),
                                    mask_head=model.mask_rcnn.MaskRCNNHeads(16, (8,), 1), mask_predictor=model.mask_rcnn.MaskRCNNPredictor(8, 8, 3),
-                                   rpn_post_nms_top_n_test=20, box_score_thresh=0.1, box_detections_per_img=8, min_size=64, max_size=64))
+                                   rpn_post_nms_top_n_test=20, box_score_thresh=0.1, box_detections_per_img=8, min_size=64, max_size=64), torch.float32)
 
 
 @network(one_size=BOTH)
