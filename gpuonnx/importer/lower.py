@@ -163,7 +163,7 @@ def lower_node(frame: Frame, node: onnx.NodeProto) -> None:
     owner = builder()
     outer, owner.origin = owner.origin, (describe(node) if not frame.prefix else frame.prefix)
     try:
-        results = _results(frame, node)
+        results = _once(frame, node, owner)
     except (GpuOnnxError, NeedsRun) as error:
         if isinstance(error, NeedsRun) or describe(node) in str(error):
             raise
@@ -182,6 +182,33 @@ def lower_node(frame: Frame, node: onnx.NodeProto) -> None:
 def describe(node: onnx.NodeProto) -> str:
     """Operator and name, as errors and explain spell them."""
     return f"{node.op_type} {node.name or next((o for o in node.output if o), '')}".strip()
+
+
+def _once(frame: Frame, node: onnx.NodeProto, owner: Builder) -> Sequence[Tensor | None]:
+    """A node's results. One whose sizes only the data tell is not lowered again for the same inputs: its sizes would be symbols of
+    their own, which nothing makes equal later."""
+    kind = (node.domain, node.op_type)
+    question = _question(frame, node) if kind in owner.repeats else None
+    before: Sequence[Tensor | None] | None = owner.repeated(kind, question)
+    if before is not None:
+        return before
+    start, symbols = len(owner.nodes), len(owner.symbols)
+    results = _results(frame, node)
+    if len(owner.symbols) > symbols:
+        owner.remember(kind, _question(frame, node), start, results)
+    return results
+
+
+def _question(frame: Frame, node: onnx.NodeProto) -> Any:
+    """What makes two nodes of a kind give the same; None for functions, sub-graphs, and what a random seed decides."""
+    domain = registry.ALIASES.get(node.domain, node.domain)
+    definition = registry.find(node.domain, node.op_type, frame.environment.opsets.get(domain, 1))
+    if definition is None or (node.domain, node.op_type) in frame.environment.functions or "scope" in definition.reserved:
+        return None
+    if "seed" in definition.attributes or any(a.ref_attr_name or a.type in (5, 10) for a in node.attribute):
+        return None
+    read = tuple(None if (t := frame.scope.get(n)) is None else t.value for n in node.input)
+    return read, tuple(a.SerializeToString() for a in node.attribute), len(node.output), definition.since
 
 
 def _results(frame: Frame, node: onnx.NodeProto) -> Sequence[Tensor | None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ class NeedsRun(Exception):
 @dataclass
 class Builder:
     """The graph under construction, its symbols, and the questions asked so far; `held`: what sequences and optionals are
-    known to hold."""
+    known to hold; `repeats`: results of a size that the data decide, with the nodes that make them, by kind and question."""
 
     space: Space = field(default_factory=Space)
     binding: dict[str, int | float] = field(default_factory=dict)
@@ -53,6 +53,7 @@ class Builder:
     known_elements: dict[g.Value, Any] = field(default_factory=dict)
     input_elements: dict[g.Value, np.ndarray] = field(default_factory=dict)
     held: dict[g.Value, list[Tensor | None]] = field(default_factory=dict)
+    repeats: dict[Any, dict[Any, tuple[slice, list[g.Node], Any]]] = field(default_factory=dict)
     origin: str = ""
 
     @contextmanager
@@ -76,6 +77,23 @@ class Builder:
         value = g.Value(types.of_numpy(array.dtype), tuple(int(s) for s in array.shape), name)
         self.constants[value] = array
         return Tensor(value, self)
+
+    def repeated(self, kind: Any, question: Any) -> Any:
+        """What `remember` was told for this question, its nodes now of this origin too; None where it was told nothing."""
+        told = self.repeats.get(kind, {}).get(question)
+        if question is None or told is None or self.nodes[told[0]] != told[1]:
+            return None
+        where, nodes, results = told
+        nodes = [replace(n, origins=tuple(dict.fromkeys((*n.origins, *self.origins)))) for n in nodes]
+        self.nodes[where] = nodes
+        self.producers.update((out, n) for n in nodes for out in n.outputs)
+        self.repeats[kind][question] = where, nodes, results
+        return results
+
+    def remember(self, kind: Any, question: Any, start: int, results: Any) -> None:
+        """The nodes from number `start` on give these results to that question."""
+        where = slice(start, len(self.nodes))
+        self.repeats.setdefault(kind, {})[question] = where, self.nodes[where], results
 
     @property
     def origins(self) -> tuple[str, ...]:

@@ -21,14 +21,23 @@ Made = tuple[Any, list[Any]]
 
 def network(make: Callable[[], Made]) -> Callable[[], Made]:
     """Declare a network: a function that gives a Keras model and a list of inputs (arrays or lists of arrays), one a size."""
-    matrix.add(make.__module__, matrix.Case("Keras", make.__name__, lambda: export(make)))
-    return make
+    return unrunnable(None)(make)
 
 
-def function(make: Callable[[], Made]) -> Callable[[], Made]:
-    """Declare a function of tensors: it and a list of argument lists."""
-    matrix.add(make.__module__, matrix.Case("Keras", make.__name__, lambda: export_function(make)))
-    return make
+def unrunnable(why: str | None) -> Callable[[Callable[[], Made]], Callable[[], Made]]:
+    """Declare a network of whose file no runtime can run, and why."""
+    def declare(make: Callable[[], Made]) -> Callable[[], Made]:
+        matrix.add(make.__module__, matrix.Case("Model.export", make.__name__, lambda: export(make), broken=why))
+        return make
+    return declare
+
+
+def converted(broken: str | None = None, **options: Any) -> Callable[[Callable[[], Made]], Callable[[], Made]]:
+    """Declare a function of tensors, and a list of argument lists, that tf2onnx converts with these options."""
+    def declare(make: Callable[[], Made]) -> Callable[[], Made]:
+        matrix.add(make.__module__, matrix.Case("tf2onnx", make.__name__, lambda: export_function(make, **options), broken=broken))
+        return make
+    return declare
 
 
 def export(make: Callable[[], Made]) -> matrix.Export:
@@ -42,11 +51,11 @@ def export(make: Callable[[], Made]) -> matrix.Export:
         try:
             model.export(str(path), format="onnx", verbose=False)
         except Exception as refusal:
-            raise matrix.NotExported(f"{type(refusal).__name__}: {(str(refusal).strip() or '?').splitlines()[0][:200]}") from refusal
+            raise matrix.NotExported(matrix.reason(refusal)) from refusal
         return paired(path.read_bytes(), sets, outputs)
 
 
-def export_function(make: Callable[[], Made]) -> matrix.Export:
+def export_function(make: Callable[[], Made], opset: int, inputs_as_nchw: list[str] | None = None) -> matrix.Export:
     import tf2onnx
     tf.random.set_seed(1)
     call, sets = make()
@@ -55,18 +64,20 @@ def export_function(make: Callable[[], Made]) -> matrix.Export:
     first = sets[0]
     signature = [tf.TensorSpec([n if all(s[k].shape[a] == n for s in sets) else None for a, n in enumerate(x.shape)], x.dtype, name=f"x{k}") for k, x in enumerate(first)]
     try:
-        proto, _ = tf2onnx.convert.from_function(tf.function(call), input_signature=signature, opset=18)
+        proto, _ = tf2onnx.convert.from_function(tf.function(call), input_signature=signature, opset=opset, inputs_as_nchw=inputs_as_nchw)
     except Exception as refusal:
-        raise matrix.NotExported(f"{type(refusal).__name__}: {(str(refusal).strip() or '?').splitlines()[0][:200]}") from refusal
+        raise matrix.NotExported(matrix.reason(refusal)) from refusal
+    if inputs_as_nchw:
+        sets = [[a.transpose(0, 3, 1, 2) for a in s] for s in sets]
     return paired(proto.SerializeToString(), sets, outputs)
 
 
 def paired(model: bytes, sets: list[list[np.ndarray]], outputs: list[list[Any]]) -> matrix.Export:
     import onnx
-    names = [i.name for i in onnx.load_from_string(model).graph.input]
-    if len(names) != len(sets[0]):
-        raise matrix.NotExported(f"the file has inputs {names}, the network takes {len(sets[0])}")
-    return matrix.Export(model, [dict(zip(names, s, strict=True)) for s in sets], outputs, atol=2e-5)
+    types = {i.name: onnx.helper.tensor_dtype_to_np_dtype(i.type.tensor_type.elem_type) for i in onnx.load_from_string(model).graph.input}
+    if len(types) != len(sets[0]):
+        raise matrix.NotExported(f"the file has inputs {list(types)}, the network takes {len(sets[0])}")
+    return matrix.Export(model, [{name: a.astype(dtype) for (name, dtype), a in zip(types.items(), s, strict=True)} for s in sets], outputs, atol=2e-5)
 
 
 def flat(answer: Any) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from exports.keras_export import Made, function, ints, network, x
+from exports.keras_export import Made, converted, ints, network, unrunnable, x
 from keras import layers as L
 
 
@@ -143,7 +143,7 @@ def transformer() -> Made:
     i = keras.Input((None,), dtype="int32")
     y = L.Embedding(30, 16)(i)
     y = L.LayerNormalization()(y + L.MultiHeadAttention(2, 8)(y, y, use_causal_mask=True))
-    y = L.LayerNormalization()(y + L.Dense(16)(L.Dense(32, "gelu")(y)))
+    y = L.LayerNormalization()(y + L.Dense(16)(L.Dense(32, "silu")(y)))
     return keras.Model(i, L.Dense(30)(y)), [ints(30, 2, 6), ints(30, 3, 9)]
 
 
@@ -177,8 +177,24 @@ def preprocessing() -> Made:
 def operations() -> Made:
     i = keras.Input((5, 4))
     o = keras.ops
-    return keras.Model(i, [o.cumsum(i, 1), o.sort(i, 1), o.argmax(i, -1), o.top_k(i, 2)[0], o.einsum("bij,bkj->bik", i, i), o.where(i > 0, i, 0.0), o.logsumexp(i, 1), o.one_hot(o.argmax(i, -1), 4),
+    return keras.Model(i, [o.cumsum(i, 1), o.sort(i, 1), o.top_k(i, 2)[0], o.einsum("bij,bkj->bik", i, i), o.where(i > 0, i, 0.0), o.logsumexp(i, 1), o.one_hot(o.cast(o.abs(i[..., 0]) * 2, "int32"), 4),
                            o.take(i, [0, 2], 1), o.pad(i, [[0, 0], [1, 1], [0, 2]]), o.norm(i, axis=1), o.var(i, 1)]), [x(2, 5, 4), x(3, 5, 4)]
+
+
+@unrunnable("the file has TensorFlow's Bitcast, which ONNX has not")
+def operation_argmax() -> Made:
+    i = keras.Input((5, 4))
+    return keras.Model(i, keras.ops.argmax(i, -1)), [x(2, 5, 4)]
+
+
+@unrunnable("the file has TensorFlow's Erfc, which ONNX has not")
+def gelu() -> Made:
+    return chain((8,), L.Dense(4, "gelu")), [x(2, 8)]
+
+
+@converted(opset=18, broken="the file has TensorFlow's Log1p, which ONNX has not")
+def tf_log1p() -> Made:
+    return tf.math.log1p, [np.abs(x(2, 8))]
 
 
 @network
@@ -205,15 +221,15 @@ def double_precision() -> Made:
     return keras.Model(i, L.Dense(4, "tanh", dtype="float64")(i)), [x(3, 8).astype(np.float64), x(5, 8).astype(np.float64)]
 
 
-@function
+@converted(opset=18)
 def tf_math() -> Made:
     def f(a: Any, b: Any) -> Any:
-        return (tf.math.floormod(a, b), tf.math.squared_difference(a, b), tf.math.erf(a), tf.math.log1p(tf.abs(a)), tf.math.rsqrt(tf.abs(b) + 1), tf.reduce_logsumexp(a, 1), tf.math.atan2(a, b), tf.clip_by_value(a, -1, 1),
+        return (tf.math.floormod(a, b), tf.math.squared_difference(a, b), tf.math.erf(a), tf.math.rsqrt(tf.abs(b) + 1), tf.reduce_logsumexp(a, 1), tf.math.atan2(a, b), tf.clip_by_value(a, -1, 1),
                 tf.math.cumsum(a, 1, exclusive=True, reverse=True), tf.reduce_prod(b, 0), tf.nn.l2_normalize(a, 1), tf.math.softplus(a), tf.round(a * 3), tf.sign(b))
     return f, [[x(3, 4), x(3, 4)], [x(5, 2), x(5, 2)]]
 
 
-@function
+@converted(opset=18)
 def tf_indexing() -> Made:
     def f(a: Any, i: Any) -> Any:
         return (tf.gather(a, i), tf.gather(a, i, axis=1), tf.gather_nd(a, tf.stack([i, i], 1)), tf.scatter_nd(i[:, None], tf.gather(a, i), (4, 4)), tf.tensor_scatter_nd_update(a, i[:, None], tf.gather(a, i) * 2), a[1:, ::2],
@@ -221,29 +237,34 @@ def tf_indexing() -> Made:
     return f, [[x(4, 4), np.array([0, 3, 1], np.int32)], [x(4, 4), np.array([2, 1], np.int32)]]
 
 
-@function
+@converted(opset=18, broken="the file reshapes to a size of -4 where the batch is free")
+def tf_patches() -> Made:
+    return lambda a: tf.image.extract_patches(a, [1, 2, 2, 1], [1, 2, 2, 1], [1, 1, 1, 1], "VALID"), [x(1, 8, 6, 4), x(2, 8, 6, 4)]
+
+
+@converted(opset=18)
 def tf_images() -> Made:
     def f(a: Any) -> Any:
         return (tf.image.resize(a, (5, 7)), tf.image.resize(a, (12, 9), "nearest"), tf.image.resize(a, (5, 7), "bicubic"), tf.nn.space_to_depth(a, 2), tf.nn.depth_to_space(tf.concat([a] * 4, -1), 2), tf.image.flip_left_right(a),
-                tf.nn.avg_pool2d(a, 3, 2, "SAME"), tf.nn.local_response_normalization(a), tf.image.extract_patches(a, [1, 2, 2, 1], [1, 2, 2, 1], [1, 1, 1, 1], "VALID"), tf.pad(a, [[0, 0], [1, 1], [2, 0], [0, 0]], "REFLECT"))
+                tf.nn.avg_pool2d(a, 3, 2, "SAME"), tf.nn.local_response_normalization(a), tf.pad(a, [[0, 0], [1, 1], [2, 0], [0, 0]], "REFLECT"))
     return f, [x(1, 8, 6, 4), x(2, 8, 6, 4)]
 
 
-@function
+@converted(opset=18)
 def tf_loop() -> Made:
     def f(a: Any, n: Any) -> Any:
         return tf.while_loop(lambda k, s: k < n, lambda k, s: (k + 1, s * 0.5 + tf.cast(k, tf.float32)), (tf.constant(0), a))[1]
     return f, [[x(3, 4), np.array(4, np.int32)], [x(3, 4), np.array(0, np.int32)], [x(3, 4), np.array(7, np.int32)]]
 
 
-@function
+@converted(opset=18)
 def tf_branch() -> Made:
     def f(a: Any) -> Any:
         return tf.cond(tf.reduce_sum(a) > 0, lambda: a * 2, lambda: tf.cond(tf.reduce_max(a) > 0, lambda: -a, lambda: a - 1))
     return f, [np.abs(x(3, 4)), -np.abs(x(3, 4)), x(3, 4) - 1]
 
 
-@function
+@converted(opset=18)
 def tf_detection() -> Made:
     def f(boxes: Any, scores: Any) -> Any:
         kept = tf.image.non_max_suppression(boxes, scores, 5, 0.4, 0.1)
@@ -255,19 +276,19 @@ def tf_detection() -> Made:
     return f, [[boxes[0], rng.random(20).astype(np.float32)], [boxes[1, :9], rng.random(9).astype(np.float32)]]
 
 
-@function
+@converted(opset=18)
 def tf_segments() -> Made:
     def f(a: Any, ids: Any) -> Any:
         return tf.math.segment_sum(a, ids), tf.math.unsorted_segment_max(a, ids, 3), tf.math.unsorted_segment_sum(a, ids, 3), tf.one_hot(ids, 4), tf.unique(ids)[0], tf.sequence_mask(ids + 1, 5)
     return f, [[x(5, 2), np.array([0, 0, 1, 2, 2], np.int32)], [x(3, 2), np.array([0, 1, 2], np.int32)]]
 
 
-@function
+@converted(opset=18)
 def tf_signal() -> Made:
     return lambda a: (tf.abs(tf.signal.rfft(a)), tf.signal.frame(a, 4, 2)), [x(2, 16), x(3, 16)]
 
 
-@function
+@converted(opset=18)
 def tf_linear_algebra() -> Made:
     return lambda a, b: (tf.matmul(a, b, transpose_b=True), tf.linalg.band_part(a, 1, 0), tf.einsum("bij,bkj->bik", a, b), tf.linalg.diag_part(a @ tf.transpose(a, [0, 2, 1])), tf.tensordot(a, b, [[2], [2]])), [
         [x(2, 3, 4), x(2, 5, 4)], [x(1, 3, 4), x(1, 2, 4)]]

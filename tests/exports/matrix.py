@@ -1,19 +1,14 @@
 """Models that other frameworks export: the table of families, what an export is, and what makes one right."""
 from __future__ import annotations
 
-import os
-import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-KEEP = "GPUONNX_EXPORTS_KEEP"
-DEVICE = "GPUONNX_EXPORTS_DEVICE"
 
 
 @dataclass(frozen=True)
@@ -49,27 +44,67 @@ class Export:
 
 @dataclass(frozen=True)
 class Case:
-    """One export; `make` makes it. `differs` says why the framework's answer is not the file's: ONNX Runtime's is taken then."""
+    """One export; `make` makes it. `differs` says why the framework's answer is not the file's: ONNX Runtime's is taken then. `broken` says why
+    no runtime runs the file: an error of ours is expected, and one of ONNX Runtime's."""
 
-    world: str
+    exporter: str
     name: str
     make: Callable[[], Export] = field(repr=False)
     differs: str | None = None
+    broken: str | None = None
 
 
 class NotExported(Exception):
     """The framework's exporter refused; the message is its own."""
 
 
+def reason(error: BaseException) -> str:
+    """The first words of what lies at the bottom of an exporter's error."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300] or '?'}"
+
+
+class Verdict(str, Enum):
+    """RIGHT: as the framework says; AS_ORT: not, for the reason that the case declares, but as ONNX Runtime; BROKEN: a file that neither runs."""
+
+    RIGHT = "right"
+    AS_ORT = "as ONNX Runtime"
+    WRONG = "WRONG"
+    BROKEN = "broken"
+    LATE = "LATE"
+    REFUSED = "refused"
+    ABSENT = "absent"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass
+class Outcome:
+    """What became of a case, and why."""
+
+    world: str
+    exporter: str
+    family: str
+    case: str
+    verdict: Verdict
+    reason: str
+    left_out: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
 TORCH, SKLEARN, KERAS = ("torch", "onnxscript"), ("sklearn", "skl2onnx"), ("keras", "tensorflow", "tf2onnx")
 FAMILIES = [
     *(Family("PyTorch", f"exports.torch_{name}", TORCH) for name in (
-        "images", "layers", "shapes", "indexing", "recurrent", "attention", "detection", "graphs", "control", "types")),
-    Family("PyTorch", "exports.torch_transformers", (*TORCH, "transformers")),
+        "images", "layers", "shapes", "indexing", "recurrent", "attention", "detection", "graphs", "control", "types", "training")),
+    *(Family("PyTorch", f"exports.torch_{name}", (*TORCH, "transformers")) for name in ("transformers", "language")),
+    Family("PyTorch", "exports.torch_vision", (*TORCH, "torchvision")),
     Family("PyTorch", "exports.torch_quantized", (*TORCH, "onnxruntime")),
     *(Family("scikit-learn", f"exports.sklearn_{name}", SKLEARN) for name in ("estimators", "pipelines")),
     Family("scikit-learn", "exports.sklearn_boosting", (*SKLEARN, "onnxmltools", "lightgbm", "xgboost")),
     Family("Keras", "exports.keras_networks", KERAS),
+    Family("TensorFlow", "exports.tf_networks", KERAS),
 ]
 CASES: dict[str, list[Case]] = {}
 
@@ -84,38 +119,6 @@ def cases(family: Family) -> list[Case]:
     """The family's cases; imports its module."""
     import_module(family.module)
     return CASES.get(family.module, [])
-
-
-def exported(family: Family, case: Case) -> Export:
-    """Export, or take what an earlier run kept in the folder that GPUONNX_EXPORTS_KEEP names (empty it to export again)."""
-    folder = os.environ.get(KEEP)
-    if not folder:
-        return case.make()
-    path = Path(folder) / f"{family.name}-{case.name}.pickle"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(pickle.dumps(case.make()))
-    return pickle.loads(path.read_bytes())
-
-
-def check(case: Case, export: Export) -> Any:
-    """Run every set of inputs in one session and compare; gives the session. Raises AssertionError for a difference."""
-    import gpuonnx
-    session = gpuonnx.load(export.model, device=os.environ.get(DEVICE, "cpu"))
-    for inputs, wanted in zip(export.inputs, expected(case, export), strict=True):
-        given = list(session.run(inputs).values())
-        assert len(given) == len(wanted), f"{len(given)} outputs, expected {len(wanted)}"
-        for number, (ours, theirs) in enumerate(zip(given, wanted, strict=True)):
-            compare(ours, theirs, export, f"output {number}")
-    return session
-
-
-def expected(case: Case, export: Export) -> list[list[Any]]:
-    if case.differs is None:
-        return export.outputs
-    import onnxruntime
-    session = onnxruntime.InferenceSession(export.model, providers=["CPUExecutionProvider"])
-    return [session.run(None, inputs) for inputs in export.inputs]
 
 
 def compare(ours: Any, theirs: Any, export: Export, where: str) -> None:

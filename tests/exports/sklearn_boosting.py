@@ -37,7 +37,7 @@ def boosted(name: str, missing: bool) -> matrix.Export:
         options = {"zipmap": False} if library == "lightgbm" and classes else {}
         proto = CONVERT[library](fitted, initial_types=[("X", FloatTensorType([None, 4]))], **options)
     except Exception as refusal:
-        raise matrix.NotExported(f"{type(refusal).__name__}: {str(refusal)[:200]}") from refusal
+        raise matrix.NotExported(matrix.reason(refusal)) from refusal
     sets = [x, x[:3], x[:1]]
     outputs = [[fitted.predict(s).astype(np.int64), fitted.predict_proba(s).astype(np.float32)] if classes else [fitted.predict(s).astype(np.float32)[:, None]] for s in sets]
     return matrix.Export(proto.SerializeToString(), [{"X": s} for s in sets], outputs, rtol=1e-3, atol=1e-4)
@@ -45,4 +45,4 @@ def boosted(name: str, missing: bool) -> matrix.Export:
 
 for _name in MODELS:
     for _missing in (False, True):
-        matrix.add(__name__, matrix.Case("scikit-learn", f"{_name}{'_missing' * _missing}", lambda n=_name, m=_missing: boosted(n, m)))  # type: ignore[misc]
+        matrix.add(__name__, matrix.Case("onnxmltools", f"{_name}{'_missing' * _missing}", lambda n=_name, m=_missing: boosted(n, m)))  # type: ignore[misc]

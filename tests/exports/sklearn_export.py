@@ -29,7 +29,7 @@ def convert(fitted: Any, x: Any, columns: Columns | None = None, options: Mappin
         del proto.graph.output[only:len(proto.graph.output) if only else 0]
         well_typed(proto)
     except Exception as refusal:
-        raise matrix.NotExported(f"{type(refusal).__name__}: {(str(refusal).strip() or '?').splitlines()[0][:200]}") from refusal
+        raise matrix.NotExported(matrix.reason(refusal)) from refusal
     sets, outputs = [], []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -24,13 +24,13 @@ Make = Callable[[], matrix.Export]
 
 def model(make: Make) -> Make:
     """Declare what the function exports."""
-    matrix.add(make.__module__, matrix.Case("scikit-learn", make.__name__, make))
+    matrix.add(make.__module__, matrix.Case("skl2onnx", make.__name__, make))
     return make
 
 
 def rounded(make: Make) -> Make:
     """Declare a model whose file computes in float32 what scikit-learn decides in float64, with another result for some rows."""
-    matrix.add(make.__module__, matrix.Case("scikit-learn", make.__name__, make, "float32 steps over a threshold, or a distance of zero, that float64 meets exactly"))
+    matrix.add(make.__module__, matrix.Case("skl2onnx", make.__name__, make, "float32 steps over a threshold, or a distance of zero, that float64 meets exactly"))
     return make
 
 
@@ -135,7 +135,7 @@ def one_against_rest_trees() -> matrix.Export:
 @model
 def one_against_one_vectors() -> matrix.Export:
     made, x = fitted(OneVsOneClassifier(svm.LinearSVC()))
-    return convert(made, x, answer=lambda q: (made.predict(q)[:, None], made.decision_function(q)))
+    return convert(made, x, options={id(made): {"zipmap": False}}, answer=lambda q: (made.predict(q)[:, None], made.decision_function(q)))
 
 
 @model
@@ -282,7 +282,18 @@ def words_counted_pairs() -> matrix.Export:
 
 @model
 def words_weighted() -> matrix.Export:
-    return words(TfidfVectorizer(token_pattern="[a-zA-Z]+", sublinear_tf=True, norm="l1"))
+    return words(TfidfVectorizer(token_pattern="[a-zA-Z]+", smooth_idf=False, norm="l1"))
+
+
+@model
+def words_sublinear() -> matrix.Export:
+    """skl2onnx writes log(1 + n) for scikit-learn's 1 + log(n)."""
+    made = TfidfVectorizer(token_pattern="[a-zA-Z]+", sublinear_tf=True, use_idf=False, norm=None).fit(TEXTS.ravel())
+
+    def answer(q: np.ndarray) -> tuple[np.ndarray]:
+        weights = made.transform(q.ravel()).toarray()
+        return (np.where(weights > 0, np.log1p(np.exp(weights - 1)), 0),)
+    return convert(made, TEXTS, answer=answer)
 
 
 @model

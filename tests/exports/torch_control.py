@@ -6,6 +6,9 @@ from typing import Any
 import torch
 from exports.torch_export import Fn, Made, ints, network, t
 from torch import nn
+from torch._higher_order_ops.map import map as mapped
+from torch._higher_order_ops.scan import scan
+from torch._higher_order_ops.while_loop import while_loop
 
 SCRIPTED = ("torchscript",)
 TRACED = ("dynamo",)
@@ -214,3 +217,102 @@ def mel_decoder_step() -> Made:
             w = e.softmax(-1)
             return self.cell((w[..., None] * memory).sum(1), h), w
     return Step(), [(t(2, 6), t(2, 5, 4), ints(4, 2) + 1), (t(3, 6), t(3, 7, 4), ints(6, 3) + 1)]
+
+
+class Halving(nn.Module):
+    def forward(self, x: torch.Tensor) -> Any:
+        return while_loop(lambda k, x: x.abs().max() > 1, lambda k, x: (k + 1, x / 2), (torch.tensor(0), x))
+
+
+@network(exporters=TRACED)
+def while_halved() -> Made:
+    return Halving(), [t(2, 3) * 9, t(4, 3) * 0.1, t(3, 3) * 100]
+
+
+class Newton(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor, steps: torch.Tensor) -> Any:
+        def body(k: torch.Tensor, x: torch.Tensor) -> Any:
+            return k + 1, x + torch.cond(k % 2 == 0, lambda x: self.layer(x).tanh(), lambda x: -x * 0.1, (x,))
+        return while_loop(lambda k, x: k < steps, body, (torch.tensor(0), x))[1]
+
+
+@network(exporters=TRACED)
+def while_with_branch() -> Made:
+    return Newton(), [(t(2, 4), torch.tensor(3)), (t(5, 4), torch.tensor(0)), (t(5, 4), torch.tensor(6))]
+
+
+class Searching(nn.Module):
+    """Greedy decoding until a stop token, into a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(10, 8), nn.Linear(8, 10)
+
+    def forward(self, first: torch.Tensor) -> Any:
+        def body(k: torch.Tensor, token: torch.Tensor, seen: torch.Tensor) -> Any:
+            token = self.head(self.embed(token)).argmax(-1)
+            place = (torch.arange(6) == k)[None]
+            return k + 1, token, torch.where(place, token[:, None], seen)
+        return while_loop(lambda k, token, seen: (k < 6) & (token != 3).any(), body, (torch.tensor(0), first, torch.zeros(first.shape[0], 6, dtype=torch.long)))
+
+
+@network(exporters=TRACED)
+def while_decoding() -> Made:
+    return Searching(), [ints(10, 2), ints(10, 4)]
+
+
+class Scanned(nn.Module):
+    def __init__(self, reverse: bool) -> None:
+        super().__init__()
+        self.layer, self.reverse = nn.Linear(7, 4), reverse
+
+    def forward(self, x: torch.Tensor, h: torch.Tensor) -> Any:
+        def step(h: torch.Tensor, x: torch.Tensor) -> Any:
+            h = self.layer(torch.cat([x, h], -1)).tanh()
+            return h, h * 2
+        return scan(step, h, x, dim=0, reverse=self.reverse)
+
+
+@network(exporters=TRACED)
+def scanned() -> Made:
+    return Scanned(False), [(t(5, 2, 3), t(2, 4)), (t(9, 3, 3), t(3, 4))]
+
+
+@network(exporters=TRACED)
+def scanned_backwards() -> Made:
+    return Scanned(True), [(t(5, 2, 3), t(2, 4)), (t(9, 3, 3), t(3, 4))]
+
+
+class StateSpace(nn.Module):
+    """A selective state-space layer, its state carried by a scan."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rate, self.mix, self.log = nn.Linear(6, 6), nn.Linear(6, 8), nn.Parameter(torch.rand(6, 4))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        def step(h: torch.Tensor, now: Any) -> Any:
+            x, rate, b, c = now
+            h = h * (-rate[..., None] * self.log.exp()).exp() + (rate * x)[..., None] * b[:, None]
+            return h, (h * c[:, None]).sum(-1)
+        b, c = self.mix(x).chunk(2, -1)
+        return scan(step, torch.zeros(x.shape[1], 6, 4), (x, nn.functional.softplus(self.rate(x)), b, c), dim=0)
+
+
+@network(exporters=TRACED)
+def scanned_state_space() -> Made:
+    return StateSpace(), [t(7, 2, 6), t(4, 3, 6)]
+
+
+class Mapped(nn.Module):
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        return mapped(lambda x, y: (x * y).cumsum(0), x, y)
+
+
+@network(exporters=TRACED)
+def mapped_rows() -> Made:
+    return Mapped(), [(t(3, 4), t(4)), (t(5, 4), t(4))]

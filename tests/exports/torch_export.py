@@ -14,22 +14,24 @@ from exports import matrix
 
 EXPORTERS = ("torchscript", "dynamo")
 torch.backends.mha.set_fastpath_enabled(False)
-MOST_TRIES = {"torchscript": 100, "dynamo": 12}
+MOST_TRIES = {"torchscript": 100, "dynamo": 7}
 INDEX_ADD = "it writes index_add as ScatterElements with no reduction"
 Made = tuple[torch.nn.Module, list[Any]]
 
 
 def network(*, rtol: float = 1e-4, atol: float = 1e-5, exporters: Sequence[str] = EXPORTERS, opset: int | None = None,
-            differs: Mapping[str, str] | None = None, one_size: Sequence[str] = ()) -> Callable[[Callable[[], Made]], Callable[[], Made]]:
+            differs: Mapping[str, str] | None = None, one_size: Sequence[str] = (), broken: Mapping[str, str] | None = None, training: bool = False) -> Callable[[Callable[[], Made]], Callable[[], Made]]:
     """Declare a network: a function that gives a module and a list of argument tuples (or single tensors), one a size.
 
     differs: by exporter, why its file does not mean what the network does; ONNX Runtime's answer is the expected one then.
-    one_size: exporters that write sizes down as constants here, so that the first set alone is run."""
+    one_size: exporters that write sizes down as constants here, so that the first set alone is run.
+    broken: by exporter, why no runtime runs its file.
+    training: in training mode: batches' own statistics, dropout (whose network must say itself whether it dropped well)."""
     def declare(make: Callable[[], Made]) -> Callable[[], Made]:
         for exporter in exporters:
             def build(exporter: str = exporter) -> matrix.Export:
-                return export(first(make) if exporter in one_size else make, exporter, opset, rtol, atol)
-            matrix.add(make.__module__, matrix.Case("PyTorch", f"{make.__name__}-{exporter}", build, (differs or {}).get(exporter)))
+                return export(first(make) if exporter in one_size else make, exporter, opset, rtol, atol, training)
+            matrix.add(make.__module__, matrix.Case(exporter, f"{make.__name__}-{exporter}", build, (differs or {}).get(exporter), (broken or {}).get(exporter)))
         return make
     return declare
 
@@ -42,11 +44,11 @@ def first(make: Callable[[], Made]) -> Callable[[], Made]:
     return one
 
 
-def export(make: Callable[[], Made], exporter: str, opset: int | None, rtol: float, atol: float) -> matrix.Export:
+def export(make: Callable[[], Made], exporter: str, opset: int | None, rtol: float, atol: float, training: bool = False) -> matrix.Export:
     torch.manual_seed(1)
     module, sets = make()
     sets = [args if isinstance(args, tuple) else (args,) for args in sets]
-    picked = Picked(module.eval())
+    picked = Picked(module).train(training)
     with torch.no_grad():
         outputs = [[array(t) for t in picked(*copies(args))] for args in sets]
         model, kept, refusals = some_exported(picked, sets, exporter, opset, len(outputs[0]))
@@ -74,9 +76,9 @@ def some_exported(picked: Picked, sets: Sequence[tuple[Any, ...]], exporter: str
             return exported(picked, sets, exporter, opset)
         except Exception as refusal:
             if len(kept) == 1:
-                refusals.append(f"output {kept[0]}: {reason(refusal)}")
+                refusals.append(f"output {kept[0]}: {matrix.reason(refusal)}")
             elif count == len(kept):
-                refusals.append(reason(refusal))
+                refusals.append(matrix.reason(refusal))
             return None
 
     def good(part: list[int]) -> list[int]:
@@ -94,13 +96,6 @@ def some_exported(picked: Picked, sets: Sequence[tuple[Any, ...]], exporter: str
     if model is None:
         raise matrix.NotExported(refusals[0])
     return model, kept, refusals[1:] or refusals
-
-
-def reason(error: BaseException) -> str:
-    """The first line of what lies at the bottom of an exporter's error."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {(str(error).strip() or '?').splitlines()[0][:200]}"
 
 
 class Picked(torch.nn.Module):
@@ -128,7 +123,8 @@ def exported(module: torch.nn.Module, sets: Sequence[tuple[Any, ...]], exporter:
             if exporter == "torchscript":
                 axes = {name: {a: f"{name}_{a}" for a in dims} for name, dims in zip(names, free, strict=True) if dims}
                 file = io.BytesIO()
-                torch.onnx.export(module, args, file, input_names=names, dynamic_axes=axes, opset_version=opset, dynamo=False)
+                torch.onnx.export(module, args, file, input_names=names, dynamic_axes=axes, opset_version=opset, dynamo=False,
+                                  training=torch.onnx.TrainingMode.TRAINING if module.training else torch.onnx.TrainingMode.EVAL)
                 return file.getvalue()
             numbers = iter(free)
             shapes = shaped(args, lambda _: {a: torch.export.Dim.DYNAMIC for a in next(numbers)} or None) if any(free) else None

@@ -67,7 +67,7 @@ def quantized(make: Callable[[], Made], exporter: str, change: Change) -> matrix
         try:
             change(source, target, made.inputs)
         except Exception as refusal:
-            raise matrix.NotExported(f"the quantiser: {type(refusal).__name__}: {str(refusal)[:150]}") from refusal
+            raise matrix.NotExported(f"the quantiser: {matrix.reason(refusal)}") from refusal
         finally:
             logging.disable(logging.NOTSET)
         model = target.read_bytes()
@@ -79,7 +79,7 @@ def quantized(make: Callable[[], Made], exporter: str, change: Change) -> matrix
 
 
 def declare(name: str, kind: str, exporter: str) -> None:
-    matrix.add(__name__, matrix.Case("PyTorch", f"{name}_{kind}-{exporter}", lambda: quantized(NETWORKS[name], exporter, KINDS[kind])))
+    matrix.add(__name__, matrix.Case(f"{exporter}, quantised by ONNX Runtime", f"{name}_{kind}-{exporter}", lambda: quantized(NETWORKS[name], exporter, KINDS[kind])))
 
 
 for _name in NETWORKS:
