@@ -274,8 +274,9 @@ class Runner:
 
 def tensor(value: Any, dtype: str) -> np.ndarray:
     """Contiguous, aligned, of the declared element type."""
-    array = np.asarray(value)
-    wanted = types.numpy_dtype(dtype)
+    array, wanted = np.asarray(value), types.numpy_dtype(dtype)
+    if array.ndim and array.dtype == wanted and array.flags.carray:
+        return array
     if array.dtype != wanted:
         array = array.astype(wanted)
     return np.require(array, requirements=["C", "A"]) if array.ndim else np.array(array, wanted)

@@ -15,6 +15,7 @@ from gpuonnx.ir import types
 from gpuonnx.kernels.contract import CTX_WORDS
 from gpuonnx.kernels.cpu.executor import real_word, word_real
 from gpuonnx.planner.program import DEVICE, HOST, SymbolRef, TensorRef
+from gpuonnx.runtime.address import address
 from gpuonnx.runtime.loaded import LoadedProgram, LoadedSide
 from gpuonnx.runtime.resident import Resident
 
@@ -106,7 +107,7 @@ class Frame:
             if isinstance(out, Resident):
                 self.device_bases[number] = out.buffer().address
             else:
-                self.bases[number] = out.ctypes.data
+                self.bases[number] = address(out)
         self._fill()
         return new
 
@@ -186,7 +187,7 @@ class Frame:
     def _fill(self) -> None:
         side = self.loaded.host
         for number, which in side.inputs:
-            self.bases[number] = self.inputs[which].ctypes.data
+            self.bases[number] = address(self.inputs[which])
         if side.word_count:
             self.loaded.executor.fill(self.words_address, self.bases_address, self.registers_address, side.bases_address,
                                       side.registers_address, side.word_count)
@@ -210,12 +211,12 @@ class Frame:
         value = self.objects[number]
         for base, which in self.loaded.host.by_kind.get("object", ()):
             if which == number:
-                self.bases[base] = value.ctypes.data
+                self.bases[base] = address(value)
                 self._fill()
 
     # tensors
     def shape(self, ref: TensorRef) -> tuple[int, ...]:
-        return tuple(int(self.registers[r]) for r in ref.shape)
+        return tuple(self.registers[list(ref.shape)].tolist()) if ref.shape else ()
 
     def value(self, ref: TensorRef) -> Any:
         """A tensor or Python value as Python sees it; tensors are views of live memory."""
@@ -232,9 +233,8 @@ class Frame:
         dtype = types.numpy_dtype(ref.dtype)
         start = int(self.registers[ref.offset])
         if kind == "arena":
-            start += aligned(owner) - owner.ctypes.data
-        strides = tuple(int(self.registers[r]) for r in ref.strides)
-        shape = self.shape(ref)
+            start += -address(owner) % ALIGNMENT
+        shape, strides = self.shape(ref), tuple(self.registers[list(ref.strides)].tolist()) if ref.strides else ()
         if dtype.hasobject:
             first = owner.reshape(-1)[start // dtype.itemsize:]
             return np.lib.stride_tricks.as_strided(first, shape, strides) if 0 not in shape else np.empty(shape, object)
@@ -273,7 +273,7 @@ class Frame:
 
 def aligned(array: np.ndarray) -> int:
     """The first aligned address of an arena."""
-    return -(-array.ctypes.data // ALIGNMENT) * ALIGNMENT
+    return -(-address(array) // ALIGNMENT) * ALIGNMENT
 
 
 def memory(array: np.ndarray) -> Any:
