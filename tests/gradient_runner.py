@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 import gpuonnx
 
 RNG = np.random.default_rng(5)
+START = RNG.bit_generator.state
 TRAINING = "ai.onnx.preview.training"
 OWN = ("own.gradient", "ai.onnx.ml", "com.microsoft")
 

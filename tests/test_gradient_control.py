@@ -11,6 +11,8 @@ from onnx import TensorProto, helper
 
 import gpuonnx
 
+pytestmark = pytest.mark.usefixtures("same_numbers")
+
 DOUBLE, WHOLE, TRUTH = TensorProto.DOUBLE, TensorProto.INT64, TensorProto.BOOL
 
 

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from gradient_runner import doubles, one
 
+pytestmark = pytest.mark.usefixtures("same_numbers")
+
 
 @pytest.mark.parametrize("attributes", [
     {}, {"pads": [1, 0, 2, 1], "strides": [2, 1]}, {"group": 2, "dilations": [2, 1]}, {"auto_pad": "SAME_UPPER", "strides": [2, 2]},

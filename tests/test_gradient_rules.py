@@ -21,6 +21,8 @@ from gpuonnx.ops import gradient, gradient_kernels, gradient_nodes
 from gpuonnx.ops.recurrent import GATES
 from gpuonnx.ops.registry import op
 
+pytestmark = pytest.mark.usefixtures("same_numbers")
+
 OWN = "own.gradient"
 WHOLE_NUMBERS = {"bit_and", "bit_or", "bit_xor", "bit_not", "shl", "shr", "popcount", "philox"}
 ARGUMENTS = {"where": 0, **dict.fromkeys(("add", "sub", "mul", "div", "floordiv", "floormod", "truncmod", "pow", "max", "min", "fmax", "fmin"), 2)}

@@ -126,6 +126,10 @@ def test_partial_rotation() -> None:
     close("RotaryEmbedding", [floats(2, 3, 16), np.array([[0, 1, 2], [3, 4, 5]]), *caches(2)], num_heads=2, rotary_embedding_dim=4)
 
 
+ONE_CODE = 8e-3
+"""What a state that is rounded to the code beside it changes, at the scales below."""
+
+
 @pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize("state", [False, True])
 def test_dynamic_quantize_lstm(directions: int, state: bool) -> None:
@@ -135,7 +139,7 @@ def test_dynamic_quantize_lstm(directions: int, state: bool) -> None:
     zeros = [np.zeros(directions, np.int8)] * 2
     inputs = [floats(5, 2, size), small(directions, size, 4 * hidden), small(directions, hidden, 4 * hidden), floats(directions, 8 * hidden), None,
               *begin, None, scales[0], zeros[0], scales[1], zeros[1]]
-    close("DynamicQuantizeLSTM", inputs, 3, tolerance=2e-3, hidden_size=hidden, direction="bidirectional" if directions == 2 else "forward")
+    close("DynamicQuantizeLSTM", inputs, 3, tolerance=ONE_CODE, hidden_size=hidden, direction="bidirectional" if directions == 2 else "forward")
 
 
 @pytest.mark.parametrize("axis", [0, 1])

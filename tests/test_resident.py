@@ -76,7 +76,7 @@ def frames(session: gpuonnx.Session) -> list[Any]:
     import gc
 
     from gpuonnx.runtime.frame import Frame
-    return [f for f in gc.get_objects() if isinstance(f, Frame)]
+    return [f for f in gc.get_objects() if type(f) is Frame]
 
 
 def load(text: str, device: str) -> gpuonnx.Session:

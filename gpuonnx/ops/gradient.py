@@ -26,7 +26,8 @@ KERNELS: dict[str, KernelRule] = {}
 NODES: dict[type[g.Node], NodeRule] = {}
 WITHOUT: dict[str, str] = {
     "gemm_integer": "it computes in integers", "conv_integer": "it computes in integers", "nms": "it finds places",
-    "unique": "it finds places", "mersenne": "it draws random numbers"}
+    "unique": "it finds places", "mersenne": "it draws random numbers",
+    "linear_attention": "its derivative is not written; a Scan over the steps has one"}
 """Kernels that have no derivative, and why."""
 
 
