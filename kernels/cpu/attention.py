@@ -15,7 +15,6 @@ from gpuonnx.ir.types import size
 from gpuonnx.kernels.contract import Arg, Build, Epilogue, Kernel, Layout, Ref, Spec, Step
 from gpuonnx.kernels.cpu.emit import Form, NotAffine, Plan, analyse, check, identity, words
 from gpuonnx.kernels.cpu.gemm import (
-    FEW,
     Axis,
     Lying,
     Problem,
@@ -131,19 +130,17 @@ def build(call: Spec) -> Build:
     work = Workspace([], [])
     each, entries = rows_of_task(high, line, product(shape), target().tile(VECTORS)), product(shape)
     products = Products(call, line, each, left_operand(a, dtype, shape, work))
-    steps, ways = list(work.steps), []
+    steps, ways, before = list(work.steps), [], len(work.bytes)
     there = lying(b, dtype, shape), lying(c, dtype, shape)
     few: Dim = 0
     if there[0] is not None and there[1] is not None:
-        few = lt(high, FEW + 1)
-        ways.append(products.of(Ref("in", 1), there[0], Ref("in", 2), there[1]))
+        few = there[0].serves(high)
+        ways.append(products.of((Ref("in", 1), there[0]), (Ref("in", 2), there[1])))
     if not same(few, 1):
         work.steps.clear()
-        packed = [right_operand(v, Ref("in", k), None, dtype, shape, work)[:2] for k, v in ((1, b), (2, c))]
-        first, second = ((ref, Lying("panels", VECTORS, strides, 0)) for ref, strides in packed)
-        ways.append(products.of(*first, *second))
+        ways.append(products.of(*(packed_unless(v, Ref("in", k), there[k - 1], shape, work) for k, v in ((1, b), (2, c)))))
         steps += unless(work.steps, few)
-        work.bytes[-2:] = [select(few, 0, n) for n in work.bytes[-2:]]
+        work.bytes[before:] = [select(few, 0, n) for n in work.bytes[before:]]
     chunks, room = ceildiv(high, each), each * (line + ALIGNED)
     far = lt(STACK, room)
     args: dict[str, Arg] = {"rows": high, "columns": wide, "rows.task": each, "chunks": chunks, "line": line, "room": room, "far": far, "few": few,
@@ -161,6 +158,15 @@ def build(call: Spec) -> Build:
     return Build((*steps, step), tuple(work.bytes))
 
 
+def packed_unless(v: Layout, ref: Ref, lies: Lying | None, shape: tuple[Dim, ...], work: Workspace) -> tuple[Ref, Lying]:
+    """A right operand for any number of rows: as it lies, where that serves, else in panels."""
+    from gpuonnx.kernels.cpu.micro import VECTORS
+    if lies is not None and lies.always:
+        return ref, lies
+    room, strides, _ = right_operand(v, ref, None, v.dtype, shape, work)
+    return room, Lying("panels", VECTORS, strides, 0)
+
+
 class Products:
     """The two contractions, for any way that their right operands lie."""
 
@@ -176,10 +182,11 @@ class Products:
         if self.plain.scaled:
             self.result, self.factor = self.scaled()
 
-    def of(self, first: Ref, b: Lying, second: Ref, c: Lying) -> list[tuple[dict[str, Arg], Contraction]]:
+    def of(self, first_b: tuple[Ref, Lying], second_c: tuple[Ref, Lying]) -> list[tuple[dict[str, Arg], Contraction]]:
         """Words and forms of both."""
         from gpuonnx.kernels.cpu.micro import Real, lanes_of
         assert self.a is not None and self.b is not None
+        (first, b), (second, c) = first_b, second_c
         scores = tuple(Axis(n, x, y) for n, x, y in zip((*self.shape, self.high), self.steps, (*b.steps, 0), strict=True))
         mix = (*(Axis(n, 0, y) for n, y in zip(self.shape, c.steps, strict=True)), Axis(self.high, self.line, 0))
         problems = [Problem(self.dtype, self.left, first, scores, self.b.shape[-1], (), self.a.shape[-1], self.score, b.vectors, b.way, b.line),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 FLOATS = ("f32", "f64", "f16", "bf16")
 LEAST_WORK = 1 << 18
-FEW, TILES = 4, {"lines": 4, "dots": 1}
+FEW, NARROW, TILES = 4, 512, {"dots": 1}
 TILE_COST = {1: 1.3, 2: 1.0, 3: 0.98}
 
 
@@ -257,12 +257,19 @@ def right_operand(b: Layout, ref: Ref, known: np.ndarray | None, dtype: str, sha
 
 @dataclass(frozen=True)
 class Lying:
-    """A B that need not be packed for few rows: its way, vectors of a line of results, byte strides of the batch axes and between lines."""
+    """A B that need not be packed for few rows, or for any number of them (`always`): its way, vectors of a line of results, byte strides of
+    the batch axes and between lines."""
 
     way: str
     vectors: int
     steps: tuple[Dim, ...]
     line: Dim
+    always: bool = False
+
+    def serves(self, rows: Dim) -> Dim:
+        """Whether so many rows take it as it lies."""
+        few: Dim = 1 if self.always else lt(rows, FEW + 1)
+        return few
 
 
 def lying(b: Layout, dtype: str, shape: Sequence[Dim]) -> Lying | None:
@@ -275,7 +282,8 @@ def lying(b: Layout, dtype: str, shape: Sequence[Dim]) -> Lying | None:
     if same(b.strides[-2], 1) and not same(columns, 1):
         return Lying("dots", VECTORS, steps, b.strides[-1] * unit)
     if same(b.strides[-1], 1) and isinstance(columns, int) and columns and columns % lanes == 0:
-        return Lying("lines", VECTORS if columns % (VECTORS * lanes) == 0 else 1, steps, b.strides[-2] * unit)
+        line = b.strides[-2] * unit
+        return Lying("lines", VECTORS if columns % (VECTORS * lanes) == 0 else 1, steps, line, isinstance(line, int) and line <= NARROW)
     return None
 
 
@@ -285,7 +293,8 @@ def unless(steps: Sequence[Step], condition: Dim) -> list[Step]:
 
 
 def build(call: Spec) -> Build:
-    """Where B is no constant, few rows take it as it lies; which it is may be known only when sizes are."""
+    """Where B is no constant, few rows take it as it lies (any number, where its lines are short); whether they are few may be known only when
+    sizes are."""
     from gpuonnx.kernels.cpu.micro import lanes_of
     a, b, out = call.inputs[0], call.inputs[1], call.outputs[0]
     assert a is not None and b is not None
@@ -302,7 +311,7 @@ def build(call: Spec) -> Build:
     steps = list(work.steps)
     if there is not None:
         thin = problem(Ref("in", 1), there.steps, there.vectors, there.way, there.line)
-        few = lt(collapsed(thin).axes[-1].size, FEW + 1)
+        few = there.serves(collapsed(thin).axes[-1].size)
         steps += unless([contraction(thin)], 1 - few)
     if same(few, 1):
         return Build(tuple(steps), tuple(work.bytes))
