@@ -124,7 +124,7 @@ def test_stop_after_counts_rewrites() -> None:
 
 
 def test_two_folds_of_one_tensor_share_a_pass_over_it() -> None:
-    (nest,) = everything(built(CUBE, lambda x: [x.max() - x.min()])).nodes
+    (nest,) = everything(built(CUBE, lambda x: [x.max() - x.min()]), "parts").nodes
     assert isinstance(nest, g.Nest) and [[getattr(a, "op", "store") for a in stage] for stage in nest.stages] == [["max", "min"], ["store"]]
 
 
@@ -138,3 +138,21 @@ def test_a_fold_does_not_join_over_the_head_of_a_reader() -> None:
     feed = [np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32)]
     for want, got in zip(run(graph, feed), run(after, feed), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_a_fold_of_everything_is_done_in_parts() -> None:
+    def make(x: b.Tensor) -> list[b.Tensor]:
+        return [x.sum([0, 1, 2]), x.max([0, 1, 2])]
+    graph = built({"x": ("f32", ("N", "M", 600))}, make)
+    after = apply("parts", graph)
+    verify(after)
+    assert [n.over for n in after.nodes if isinstance(n, g.Reduce)] == [(1, 2), (1, 2), (0,), (0,)]
+    x = np.random.default_rng(0).standard_normal((5, 4, 600)).astype(np.float32)
+    for before, now in zip(run(graph, [x]), run(after, [x]), strict=True):
+        np.testing.assert_allclose(now, before, rtol=1e-5)
+    assert any(isinstance(n, g.Nest) and len(n.outputs) == 2 for n in everything(graph).nodes)
+
+
+def test_a_small_fold_stays_whole() -> None:
+    graph = built({"x": ("f32", (8, 9, 600))}, lambda x: [x.sum([0, 1, 2])])
+    assert kinds(apply("parts", graph)) == ["Reduce"]

@@ -24,13 +24,14 @@ PIPELINE: dict[str, tuple[str, str]] = {
     "weights": ("fold", "weights"),
     "dead": ("dead", "run"),
     "inline": ("inline", "run"),
+    "parts": ("parts", "run"),
     "epilogue": ("epilogue", "run"),
     "nests": ("nests", "run"),
     "attention": ("attention", "run"),
 }
 DEVICE_FREE = ("fold", "simplify", "cse", "recognise", "weights", "simplify", "dead")
 HOST_ONLY = frozenset({"recognise"})
-PER_DEVICE = ("inline", "epilogue", "nests", "attention")
+PER_DEVICE = ("inline", "parts", "epilogue", "nests", "attention")
 
 
 def function(name: str) -> Pass:
