@@ -118,3 +118,16 @@ def test_no_instruction_no_change(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs, make = CASES["one scale"]
     graph = built(inputs, make, {"N": 5})
     assert apply("recognise", graph) is graph
+
+
+@pytest.mark.parametrize("channels,stride,integers", [(64, 1, False), (64, 2, True), (16, 1, True)])
+def test_where_winograd_is_faster_than_pairs_floats_stay(channels: int, stride: int, integers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpuonnx.kernels.cpu.dot8.available", lambda: False)
+    monkeypatch.setattr("gpuonnx.kernels.cpu.pairs.available", lambda: True)
+
+    def make(x: b.Tensor) -> list[b.Tensor]:
+        shape = Window.of(tuple(x.shape[2:]), (3, 3), "NOTSET", None, (1, 1, 1, 1), (stride, stride))
+        return [convolution(coded(x), weights(channels, channels, 3, 3), shape, 1)]
+    graph = passes.run_pipeline(built({"x": ("f32", ("N", channels, 12, 12))}, make), passes.DEVICE_FREE, (), None, passes.Trace())
+    kernels = {n.kernel for n in graph.nodes if isinstance(n, g.Call)}
+    assert kernels == ({"conv_integer"} if integers else {"conv"})

@@ -18,7 +18,7 @@ from gpuonnx.passes.views import is_identity
 
 BYTES = ("u8", "i8")
 MOST_TERMS = (2**31 - 1) // (255 * 255)
-FEWEST_CHANNELS = 4
+FEWEST_CHANNELS, FEWEST_FLOATS = 4, 48
 RULE = "8-bit product (reassociates)"
 
 
@@ -59,7 +59,7 @@ class Recognise:
         if node.out.dtype != "f32" or len(node.inputs) != 2:
             return False
         left, right = (self.quantised(v) for v in node.inputs)
-        if left is None or right is None or left.axis is not None or not self.constant(right.value) or not suits(node, right):
+        if left is None or right is None or left.axis is not None or not self.constant(right.value) or not suits(node, right) or by_floats(node):
             return False
         origins = merged(left.origins, right.origins, node.origins)
         if not self.trace.allow(RULE, origins, f"{node.kernel} of {left.value.dtype} and {right.value.dtype}"):
@@ -159,6 +159,17 @@ class Recognise:
         if node.out.dims[along[0][1]] != array.size:
             return None
         return array.reshape(-1), along[0][1]
+
+
+def by_floats(node: g.Call) -> bool:
+    """Whether the standard's own meaning, in floats, is faster: Winograd's convolution, beside pairs of 16 bits, with enough channels."""
+    from gpuonnx.kernels.cpu import dot8, winograd
+    if dot8.available() or node.kernel != "conv" or tuple(node.attrs["kernel"]) != (3, 3):
+        return False
+    out, channels, *_ = node.inputs[1].dims
+    if {*node.attrs["strides"], *node.attrs["dilations"], node.attrs["group"]} != {1} or not isinstance(out, int) or not isinstance(channels, int):
+        return False
+    return min(out, channels) >= FEWEST_FLOATS and winograd.preferred_tile(channels, out) == 4
 
 
 def suits(node: g.Call, right: Quantised) -> bool:
