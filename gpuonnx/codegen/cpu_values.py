@@ -314,7 +314,7 @@ class Values:
         return self.spread(self._found(e), count)
 
     def _emit(self, e: Expr) -> Any:
-        from gpuonnx.kernels.cpu import scalars
+        from gpuonnx.kernels.cpu import bounded, scalars
         b, count = self.b, self.width(e)
         with self.lanes(count):
             match e.op:
@@ -327,6 +327,9 @@ class Values:
                 case "folded": return self.here.results[e.value]
                 case "access": return self._load(e)
                 case "guard": return self._guard(e, count)
+            held = bounded.bounded(e)
+            if held is not None:
+                return bounded.emit(b, self._argument(held[0], count), held[1], held[2], e.dtype)
             if e.op == "div" and count > 1 and self._is_sum(e.args[1]):
                 return b.fmul(self._argument(e.args[0], count), self.spread(self._inverse(e.args[1]), count))
             args = [self._argument(a, count) for a in e.args]

@@ -13,7 +13,7 @@ from gpuonnx.ir.dims import Dim
 from gpuonnx.ir.expr import Expr
 from gpuonnx.ir.types import INDEX, size
 from gpuonnx.kernels.contract import Arg, Epilogue, Layout, Ref
-from gpuonnx.kernels.cpu import scalars
+from gpuonnx.kernels.cpu import bounded, scalars
 
 Affine = tuple[tuple[Dim, ...], Dim]
 
@@ -260,6 +260,8 @@ class Emitter:
                 at.known[key] = self._guard(e, at)
             elif e.op in ("load", "index"):
                 at.known[key] = at.accumulator if e.op == "load" and e.value == 0 else self._leaf(e, at)
+            elif (held := bounded.bounded(e)) is not None:
+                at.known[key] = bounded.emit(self.b, self.value(held[0], at), held[1], held[2], e.dtype)
             else:
                 at.known[key] = compute(self.b, e, [self.value(a, at) for a in e.args])
         return at.known[key]
