@@ -1,12 +1,14 @@
-"""attention: a product, folds along its rows (softmax, with whatever is before and after it) and a second product run as one kernel."""
+"""attention: a product, folds along its rows (softmax, with whatever is before and after it) and a second product run as one kernel, where the
+device has one for them."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from gpuonnx.ir import graph as g
 from gpuonnx.ir.affine import affine
-from gpuonnx.ir.expr import Expr, postorder
+from gpuonnx.ir.expr import Expr, cast, index, load, postorder
 from gpuonnx.ir.scalar import FOLDS
+from gpuonnx.ir.types import compute
 from gpuonnx.passes.epilogue import OWN
 from gpuonnx.passes.rewrite import Trace, change_leaves, kept, merged, readers
 from gpuonnx.passes.views import is_identity, same_shape
@@ -14,7 +16,6 @@ from gpuonnx.passes.views import is_identity, same_shape
 if TYPE_CHECKING:
     from gpuonnx.planner.place import Placement
 
-TYPES = ("f32", "f64")
 MOST_OPERANDS = 8
 
 
@@ -32,9 +33,10 @@ def run(placement: Placement, trace: Trace) -> Placement:
         between = (first.out, nest.outputs[0])
         if any(count.get(v, 0) != 1 or v in outside for v in between) or not _fits(first, nest, node, placement):
             continue
-        origins = merged(first.origins, nest.origins, node.origins)
-        if trace.allow("one kernel", origins, "product, rows, product"):
-            made = joined(first, nest, node)
+        made = joined(first, nest, node)
+        if placement.devices[placement.side[node]].supports(made) is not None:
+            continue
+        if trace.allow("one kernel", made.origins, "product, rows, product"):
             placement.side[made], placement.why[made] = placement.side[node], placement.why[node]
             fused[node] = made
             gone |= {first, nest}
@@ -45,7 +47,7 @@ def run(placement: Placement, trace: Trace) -> Placement:
 
 
 def _is_product(node: g.Node | None) -> bool:
-    return isinstance(node, g.Call) and node.kernel == "gemm" and all(v.dtype in TYPES for v in (*node.inputs[:2], node.out))
+    return isinstance(node, g.Call) and node.kernel == "gemm"
 
 
 def _scores(nest: g.Nest, makers: dict[g.Value, g.Node]) -> int:
@@ -56,7 +58,7 @@ def _scores(nest: g.Nest, makers: dict[g.Value, g.Node]) -> int:
 
 def _fits(first: g.Call, nest: g.Nest, second: g.Call, placement: Placement) -> bool:
     side = placement.side[second]
-    if side != "host" or any(placement.side[n] != side or n in placement.interpreted for n in (first, nest, second)):
+    if any(placement.side[n] != side or n in placement.interpreted for n in (first, nest, second)):
         return False
     *stages, last = nest.stages
     axis = len(nest.ranges) - 1
@@ -64,7 +66,7 @@ def _fits(first: g.Call, nest: g.Nest, second: g.Call, placement: Placement) -> 
     if nest.over != {axis} or len(nest.outputs) != 1 or len(last) != 1 or any(isinstance(a, g.Store) for stage in stages for a in stage):
         return False
     (store,) = last
-    if not isinstance(store, g.Store) or store.indices != plain or nest.outputs[0].dtype != first.out.dtype or second.out.dtype != first.out.dtype:
+    if not isinstance(store, g.Store) or store.indices != plain or nest.outputs[0].dtype != first.out.dtype:
         return False
     number = nest.inputs.index(first.out)
     exprs = [a.expr for a in (*(f for stage in stages for f in stage), store)]
@@ -96,8 +98,16 @@ def joined(first: g.Call, nest: g.Nest, second: g.Call) -> g.Call:
     done: dict[Expr, Expr] = {}
     *stages, (store,) = nest.stages
     folds = tuple(tuple(g.Fold(a.op, change_leaves(a.expr, leaf, done)) for a in stage if isinstance(a, g.Fold)) for stage in stages)
-    rows = g.Rows(first.epilogue, folds, change_leaves(store.expr, leaf, done))
+    rows = g.Rows(_score(first), folds, change_leaves(store.expr, leaf, done))
     mine = len(second.inputs) - second.operands
     inputs = (*first.inputs[:2], second.inputs[1], *operands, *second.inputs[mine:])
     return g.Call(inputs, second.outputs, kernel="attention", attrs={"rows": rows}, epilogue=second.epilogue, operands=second.operands,
                   origins=merged(first.origins, nest.origins, second.origins))
+
+
+def _score(first: g.Call) -> Expr | None:
+    """What becomes of an element of the first product, rounded where it was stored in a narrow type."""
+    stored = first.out.dtype
+    if stored == compute(stored):
+        return first.epilogue
+    return cast(first.epilogue if first.epilogue is not None else load(0, stored, tuple(map(index, range(first.out.rank)))), stored)
