@@ -1,6 +1,7 @@
 // Attention by tiles of keys: scores, an online softmax (Milakov and Gimelshein 2018; Dao et al. 2022), their product with the values. A block
 // has HEIGHT rows and WIDTH columns of the result; slices of 64 bytes of the operands come to shared memory one after the other.
 #include "gemm.cu"
+struct Sizes { ix rows, columns, depth; };
 template <class T> __device__ __forceinline__ T lowest();
 template <> __device__ __forceinline__ float lowest<float>() { return -INF_F32; }
 template <> __device__ __forceinline__ double lowest<double>() { return -INF_F64; }
@@ -28,46 +29,55 @@ template <class T> __device__ __forceinline__ T* row_part(ix stats, const Extent
   return at<T>(stats) + ((piece * e.batches + batch) * e.rows + row) * 2;
 }
 
+// What the text reads again where it is needed, so that it takes no registers in between: sizes, operands, rules (with(use) calls use(rules)).
+template <class Sizes, class LeftOf, class RightOf, class ValuesOf, class With> struct Operands {
+  Sizes sizes;
+  LeftOf left;
+  RightOf right;
+  ValuesOf values;
+  With with;
+};
+template <class S, class L, class R, class V, class W> __device__ __forceinline__ Operands<S, L, R, V, W> operands_of(S sizes, L left, R right, V values, W with) {
+  return Operands<S, L, R, V, W>{sizes, left, right, values, with};
+}
+
 // The next slices in the order in which they are used: for each tile of keys those of queries and keys along their depth, those of values along keys.
-template <class Tile, class Left, class Right, class Values> struct Feed {
-  const Extent& e;
+template <class Tile, class Left, class Right, class Values, class Operands> struct Feed {
+  const Operands& from;
   const Task& task;
-  const Matrix &lefts, &rights, &value;
   char* room;
-  ix depth, key;
-  int slices, number;
-  bool held;
-  Left left;
-  Right right;
-  Values values;
-  __device__ __forceinline__ Task along(ix first, ix last) const { return Task{0, 0, 0, 0, first, last}; }
-  __device__ __forceinline__ Feed(char* r, const Extent& extent, const Task& t, ix d, const Matrix& l, const Matrix& k, const Matrix& v)
-      : e(extent), task(t), lefts(l), rights(k), value(v), room(r), depth(d), key(t.first), slices((int)((d + Tile::DEPTH - 1) / Tile::DEPTH)), number(0),
-        held(slices <= Tile::HELD), left(l, t.row, extent.rows, along(0, d)), right(k, t.first, t.last, along(0, d)),
-        values(v, t.column, extent.columns, along(t.first, t.last)) {}
+  ix key;
+  int number;
+  static __device__ __forceinline__ Task along(ix first, ix last) { return Task{0, 0, 0, 0, first, last}; }
+  __device__ __forceinline__ Feed(const Operands& operands, const Task& t, char* r) : from(operands), task(t), room(r), key(t.first), number(0) {}
+  __device__ __forceinline__ int slices() const { return (int)((from.sizes().depth + Tile::DEPTH - 1) / Tile::DEPTH); }
+  // Slices of values for the tile at `at`.
+  __device__ __forceinline__ int parts(ix at) const { return (clamped(task.last - at, Tile::KEYS) + Tile::DEPTH - 1) / Tile::DEPTH; }
   __device__ __forceinline__ void next(char* to) {
     if (key >= task.last) return;
-    if (number < slices) {
-      if (!held || key == task.first) left.fill(held ? room + number * Tile::LEFT : to);
-      right.fill(to + Tile::LEFT);
+    const auto sizes = from.sizes();
+    const int scores = slices();
+    if (number < scores) {
+      const Task part = along(number * Tile::DEPTH, sizes.depth);
+      if (scores > Tile::HELD)
+        Left(from.left(), task.row, sizes.rows, part).fill(to);
+      else if (key == task.first)
+        Left(from.left(), task.row, sizes.rows, part).fill(room + number * Tile::LEFT);
+      Right(from.right(), key, task.last, part).fill(to + Tile::LEFT);
     } else {
-      values.fill((typename Tile::slot*)to);
+      const ix at = key + (number - scores) * Tile::DEPTH;
+      Values(from.values(), task.column, sizes.columns, along(at, task.last)).fill((typename Tile::slot*)to);
     }
-    if (++number < slices + parts(key)) return;
-    number = 0, key += Tile::KEYS;
-    if (!held) left = Left(lefts, task.row, e.rows, along(0, depth));
-    right = Right(rights, key, task.last, along(0, depth));
+    if (++number == scores + parts(key)) number = 0, key += Tile::KEYS;
   }
-  // Slices of values for the tile at `from`.
-  __device__ __forceinline__ int parts(ix from) const { return (clamped(task.last - from, Tile::KEYS) + Tile::DEPTH - 1) / Tile::DEPTH; }
 };
 
-template <class Left, class Right, class Values, class Tile, class Rules>
-__device__ __forceinline__ void attend(Tile& tile, char* pool, const Extent& e, const Task& task, ix depth, const Matrix& left, const Matrix& right,
-                                       const Matrix& values, ix stats, const Rules& rules) {
+template <class Left, class Right, class Values, class Tile, class Operands>
+__device__ __forceinline__ void attend(Tile& tile, char* pool, const Task& task, const Operands& operands) {
   tile.start();
   char* stages = pool + Tile::HELD * Tile::LEFT;
-  Feed<Tile, Left, Right, Values> feed(pool, e, task, depth, left, right, values);
+  Feed<Tile, Left, Right, Values, Operands> feed(operands, task, pool);
+#pragma unroll 1
   for (int s = 0; s < Tile::STAGES - 1; ++s) {
     feed.next(stages + s * Tile::STAGE);
     async_commit();
@@ -76,20 +86,22 @@ __device__ __forceinline__ void attend(Tile& tile, char* pool, const Extent& e, 
   const auto turn = [&]() -> const char* {
     async_wait<Tile::STAGES - 2>();
     __syncthreads();
-    const int free = now == 0 ? Tile::STAGES - 1 : now - 1;
-    feed.next(stages + free * Tile::STAGE);
+    feed.next(stages + (now == 0 ? Tile::STAGES - 1 : now - 1) * Tile::STAGE);
     async_commit();
     const char* slice = stages + now * Tile::STAGE;
     now = now + 1 == Tile::STAGES ? 0 : now + 1;
     return slice;
   };
+#pragma unroll 1
   for (ix key = task.first; key < task.last; key += Tile::KEYS) {
     tile.clear();
-    for (int s = 0; s < feed.slices; ++s) {
+    const int slices = feed.slices();
+#pragma unroll 1
+    for (int s = 0; s < slices; ++s) {
       const char* slice = turn();
-      tile.multiply(feed.held ? pool + s * Tile::LEFT : slice, slice + Tile::LEFT);
+      tile.multiply(slices > Tile::HELD ? slice : pool + s * Tile::LEFT, slice + Tile::LEFT);
     }
-    tile.weigh(pool, rules, e, task, key);
+    operands.with([&](const auto& rules) { tile.weigh(pool, rules, operands.sizes().rows, task, key); });
     const int parts = feed.parts(key);
 #pragma unroll Tile::UNROLLED
     for (int s = 0; s < Tile::KEYS / Tile::DEPTH; ++s)
@@ -97,12 +109,11 @@ __device__ __forceinline__ void attend(Tile& tile, char* pool, const Extent& e, 
   }
   async_wait<0>();
   __syncthreads();
-  tile.finish(rules, e, task, stats);
 }
 
 // Element (row, column) from the parts of its row; the second step where keys were cut into pieces.
-template <class T, class Rules, class Out>
-__device__ __forceinline__ void attend_pieces(const Extent& e, const Task& t, ix stats, const Rules& rules, const Out& out) {
+template <class T, class With, class Out>
+__device__ __forceinline__ void attend_pieces(const Extent& e, const Task& t, ix stats, const With& with, const Out& out) {
   if (t.row >= e.rows) return;
   T most = lowest<T>(), total = 0, sum = 0;
   for (ix piece = 0; piece < e.pieces; ++piece) most = maximum(most, *row_part<const T>(stats, e, piece, t.batch, t.row));
@@ -112,9 +123,11 @@ __device__ __forceinline__ void attend_pieces(const Extent& e, const Task& t, ix
     total += part[1] * by;
     sum += at<const T>(out.partial)[out.part(e, t, piece, t.row, t.column)] * by;
   }
-  const auto row = rules.row_of(t.row);
-  const T by = share(most, rules.base(row, most));
-  sum = rules.result(row, most, total * by, sum * by);
+  with([&](const auto& rules) {
+    const auto row = rules.row_of(t.row);
+    const T by = share(most, rules.base(row, most));
+    sum = rules.result(row, most, total * by, sum * by);
+  });
   out.template finish<1>(e, t.row, t.column, &sum);
 }
 
@@ -193,7 +206,7 @@ template <class T, int BM, int BN, int BE> struct AttendSimt {
       }
     }
   }
-  template <class Rules> __device__ __forceinline__ void weigh(char* pool, const Rules& rules, const Extent& e, const Task& task, ix key) {
+  template <class Rules> __device__ __forceinline__ void weigh(char* pool, const Rules& rules, ix count, const Task& task, ix key) {
     const int lane = threadIdx.x & 7;
 #pragma unroll
     for (int i = 0; i < TM; ++i) {
@@ -203,7 +216,7 @@ template <class T, int BM, int BN, int BE> struct AttendSimt {
 #pragma unroll
       for (int j = 0; j < TN; ++j) {
         const ix column = key + j * 8 + lane;
-        scores[i][j] = row < e.rows && column < task.last ? rules.score(r, column, scores[i][j]) : lowest<T>();
+        scores[i][j] = row < count && column < task.last ? rules.score(r, column, scores[i][j]) : lowest<T>();
         now = maximum(now, scores[i][j]);
       }
       const T by = rows.raise(i, now), from = finite(rows.most[i]);
@@ -230,7 +243,9 @@ template <class T, int BM, int BN, int BE> struct AttendSimt {
       for (int j = 0; j < BE / 8; ++j) mix.sum[i][j] = last(mix.sum[i][j]);
     });
   }
-  template <class Out> __device__ __forceinline__ void store(char* pool, const Extent& e, const Task& task, const Out& out) const {
+  template <class Operands, class Out>
+  __device__ __forceinline__ void store(char* pool, const Extent& e, const Task& task, const Out& out, ix stats, const Operands& operands) {
+    operands.with([&](const auto& rules) { finish(rules, e, task, stats); });
     mix.store((T*)pool, e, task, out);
   }
 };
@@ -263,7 +278,7 @@ template <class Mma, class Stored, int BE, bool LEFT_BY_K, bool RIGHT_BY_K, bool
     first.half(left, right, 1);
   }
   static __device__ __forceinline__ int row(int i) { return (threadIdx.x >> 5) * 16 + ((threadIdx.x & 31) >> 2) + i * 8; }
-  template <class Rules> __device__ __forceinline__ void weigh(char*, const Rules& rules, const Extent& e, const Task& task, ix key) {
+  template <class Rules> __device__ __forceinline__ void weigh(char*, const Rules& rules, ix count, const Task& task, ix key) {
     auto& scores = first.sum[0];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -274,7 +289,7 @@ template <class Mma, class Stored, int BE, bool LEFT_BY_K, bool RIGHT_BY_K, bool
       for (int j = 0; j < BN / 4; ++j) {
         float& score = scores[j / 2][i * 2 + j % 2];
         const ix column = key + j / 2 * 8 + (threadIdx.x & 3) * 2 + j % 2;
-        score = at < e.rows && column < task.last ? rules.score(r, column, score) : lowest<float>();
+        score = at < count && column < task.last ? rules.score(r, column, score) : lowest<float>();
         now = maximum(now, score);
       }
       const float by = rows.raise(i, now), from = finite(rows.most[i]);
@@ -314,7 +329,9 @@ template <class Mma, class Stored, int BE, bool LEFT_BY_K, bool RIGHT_BY_K, bool
       }
     });
   }
-  template <class Out> __device__ __forceinline__ void store(char* pool, const Extent& e, const Task& task, const Out& out) const {
+  template <class Operands, class Out>
+  __device__ __forceinline__ void store(char* pool, const Extent& e, const Task& task, const Out& out, ix stats, const Operands& operands) {
+    operands.with([&](const auto& rules) { finish(rules, e, task, stats); });
     mix.store(pool, e, task, out, NoZeros());
   }
 };

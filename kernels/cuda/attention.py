@@ -96,7 +96,7 @@ def supports(call: Spec) -> str | None:
 
 
 class Scores:
-    """The part of a text that knows about rows and keys: `rules`, and the coordinates that the expressions need."""
+    """The part of a text that knows about rows and keys: `with(use)`, which calls `use` with the Rules."""
 
     def __init__(self, text: Text, call: Spec, softmax: Softmax, keys: Dim) -> None:
         self.text, self.call, self.words = text, call, text.words
@@ -110,12 +110,13 @@ class Scores:
         self.groups = {prefix: loops(axes, ranges, patterns, named)
                        for prefix, axes in (("y", text.axes.batch), ("s.s", text.axes.rows), ("key", (rank - 1,)))}
         text.split("task.batch", [loop.size for loop in self.groups["y"]], "y")
-        text.coordinates("ScoreRow", "s", [loop.size for loop in self.groups["s.s"]])
         real = C_TYPES[self.sum]
-        self._function("score", f"ix key, {real} product", softmax.score)
-        self._function("base", f"{real} most", softmax.base)
-        self._function("result", f"{real} most, {real} total, {real} sum", softmax.result)
-        text.line("const auto rules = rules_of(scorerow_of, score, base, result);")
+        with text.reread("const auto with = [&](const auto& use) {", "};"):
+            text.coordinates("ScoreRow", "s", [loop.size for loop in self.groups["s.s"]])
+            self._function("score", f"ix key, {real} product", softmax.score)
+            self._function("base", f"{real} most", softmax.base)
+            self._function("result", f"{real} most, {real} total, {real} sum", softmax.result)
+            text.line("use(rules_of(scorerow_of, score, base, result));")
 
     def _operand(self, e: Expr) -> Layout:
         layout = self.call.inputs[OWN - 1 + e.value]
@@ -175,6 +176,11 @@ class Problem:
         keys: Dim = self.operands[1].shape[-1]
         return keys
 
+    @property
+    def sizes(self) -> tuple[Dim, Dim, Dim]:
+        """Rows, columns, depth of the first product."""
+        return self.axes.count(self.axes.rows), self.axes.count(self.axes.columns), self.operands[0].shape[-1]
+
     def lines(self, number: int) -> tuple[Dim, Dim]:
         """Strides of an operand along its rows and along what its product sums over."""
         row, depth = strides_of(self.operands[number], len(self.call.outputs[0].shape))[-2:]
@@ -192,14 +198,14 @@ class Problem:
             flags = ", ".join(flag(self.by_k(k)) for k in range(OWN))
             text = f"AttendTensor<{MMA[stored]}, {TAGS[stored]}, {width}, {flags}>"
             stage = 64 * max(128, width)
-            return Tile(f"{stored}_{width}", text, 64, width, KEYS_APART, 128, 2, 4 * 64 * 64 + 4 * stage, unit="Tile::KEYS")
+            return Tile(f"{stored}_{width}", text, 64, width, KEYS_APART, 128, 2, 4 * 64 * 64 + 4 * stage, store=STORE, unit="Tile::KEYS")
         rows = 64 if stored == "f32" else 32
         unit = size(stored)
         chunk = 16 // unit
         stage = max(2 * rows * 64, 64 * (width + chunk))
         shared = 4 * rows * 64 + 3 * stage + rows * (rows + chunk) * unit
         return Tile(f"{stored}_{width}", f"AttendSimt<{C_TYPES[stored]}, {rows}, {rows}, {width}>", rows, width, KEYS_APART, rows * 2, 2, shared,
-                    unit="Tile::KEYS")
+                    store=STORE, unit="Tile::KEYS")
 
     def readers(self) -> str:
         """The types of the readers of slices, by the tile's name."""
@@ -217,7 +223,12 @@ class Problem:
             layout = self.operands[k]
             strides, (row, depth) = strides_of(layout, rank), self.lines(k)
             address = text.address(Ref("in", k), layout, [(names[a], strides[a]) for a in text.axes.batch])
-            text.line(f"const Matrix {name} = {{{address}, {text.words.stride(row)}, {text.words.stride(depth)}}};")
+            text.line(f"const ix {name}_base = {address};")
+            with text.reread(f"const auto {name} = [&] {{", "};"):
+                text.line(f"return Matrix{{{name}_base, {text.words.stride(row)}, {text.words.stride(depth)}}};")
+
+
+STORE = "pool, whole, here, out, stats(), operands"
 
 
 def build(call: Spec) -> Build:
@@ -230,15 +241,21 @@ def build(call: Spec) -> Build:
     stats = 0 if one(pieces) else Ref("work", 0, pieces * rows * axes.count(axes.columns) * size(sums))
 
     def body(text: Text, tile: Tile) -> None:
+        text.line("const volatile ix* const later = args;")
         problem.matrices(text)
+        with text.reread("const auto sizes = [&] {", "};"):
+            text.line(f"return Sizes{{{', '.join(text.words.word(n) for n in problem.sizes)}}};")
         Scores(text, call, problem.softmax, keys)
+        with text.reread("const auto stats = [&] {", "};"):
+            text.line(f"return {text.words.word(stats)};")
         text.line("extern __shared__ __align__(128) char pool[];")
         text.line("Tile tile;")
-        depth = text.words.word(problem.operands[0].shape[-1])
-        text.line(f"attend<{problem.readers()}>(tile, pool, extent, task, {depth}, left, right, values, {text.words.word(stats)}, rules);")
+        text.line("const auto operands = operands_of(sizes, left, right, values, with);")
+        text.line(f"attend<{problem.readers()}>(tile, pool, task, operands);")
 
     def before(text: Text) -> None:
+        text.line("const volatile ix* const later = args;")
         Scores(text, call, problem.softmax, keys)
         text.line(f"const ix stats = {text.words.word(stats)};")
-    gather = Pieces("attention.cu", f"attend_pieces<{C_TYPES[sums]}>(whole, here, stats, rules, out);", before, 2 * pieces * rows * size(sums))
+    gather = Pieces("attention.cu", f"attend_pieces<{C_TYPES[sums]}>(whole, here, stats, with, out);", before, 2 * pieces * rows * size(sums))
     return launches(call, axes, keys, sums, choices, "attention.cu", body, gather=gather)

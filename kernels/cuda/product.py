@@ -5,7 +5,8 @@ into coordinates, merged where every access allows it. Sizes come as words: they
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -70,6 +71,16 @@ class Text:
 
     def line(self, text: str) -> None:
         self.lines.append("  " + text)
+
+    @contextmanager
+    def reread(self, head: str, tail: str) -> Iterator[None]:
+        """What is written between `head` and `tail` reads its words there, from `later`, so that they take no registers before."""
+        first = len(self.words.args)
+        self.line(head)
+        before, self.lines = self.lines, []
+        yield
+        self.lines = [*before, *self.words.declared(first, source="later").splitlines(), *self.lines]
+        self.line(tail)
 
     # where the block works
     def extent(self, depth: Dim, pieces: Dim, task: str) -> None:
