@@ -78,7 +78,7 @@ def nodes() -> dict[str, g.Node]:
         "conv_half": g.Call((value("bf16", N, 8, 17, 19), value("bf16", 160, 8, 3, 3)), (value("bf16", N, 160, 9, 19),), kernel="conv", attrs=CONV),
         "conv_integer": g.Call((value("u8", N, 8, 17, 19), value("i8", 16, 8, 3, 3)), (value("i32", N, 16, 9, 19),), kernel="conv_integer", attrs=CONV),
     }
-    found |= kernels()
+    found |= kernels() | {f"attention_{dtype}": attention(dtype) for dtype in ("f32", "f16", "bf16", "f64")}
     for dtype in ("f32", "f64", "i8", "u8", "i32", "i64", "u64"):
         found[f"scalars_{dtype}"] = every_scalar(dtype)
     for name in TYPES:
@@ -87,6 +87,17 @@ def nodes() -> dict[str, g.Node]:
             found[f"cast_{name}"] = mapped(cast(load(0, "f32", AT), name) if kind(name) == "f" else cast(load(0, "f32", AT), compute(name)), name,
                                            value("f32", N, M))
     return found
+
+
+def attention(dtype: str) -> g.Call:
+    """A scaled and masked softmax between two products."""
+    here, real = tuple(map(index, range(3))), compute(dtype)
+    score = load(0, real, here)
+    weight = apply("exp", score - folded(0, 0, real))
+    scaled = load(0, real, here) * const(0.125, real) + load(1, dtype, (index(1), index(2)))
+    rows = g.Rows(scaled, ((g.Fold("max", score),), (g.Fold("sum", weight),)), weight / folded(1, 0, real))
+    return g.Call((value(dtype, 3, N, 64), value(dtype, 3, 64, M), value(dtype, 3, M, K), value(dtype, N, M)), (value(dtype, 3, N, K),),
+                  kernel="attention", attrs={"rows": rows})
 
 
 def kernels() -> dict[str, g.Node]:

@@ -234,7 +234,6 @@ template <class T, int BM, int BN, int BE> struct AttendSimt {
         for (int v = 0; v < V; ++v) pack.x[v] = scores[i + v][j];
         *(AlignedPack<Plain<T>, V>*)(weights(pool) + (j * 8 + lane) * Mix::LEFT + Mix::row(i)) = pack;
       }
-    __syncwarp();
   }
   __device__ __forceinline__ void mix_slice(char* pool, int s, const char* slice) { mix.slice(weights(pool) + s * DEPTH * Mix::LEFT, (const T*)slice); }
   template <class Rules> __device__ __forceinline__ void finish(const Rules& rules, const Extent& e, const Task& task, ix stats) {
