@@ -125,6 +125,8 @@ def kernels() -> dict[str, g.Node]:
             found[f"{cell}_{dtype}"] = g.Call(
                 (value(dtype, N, M, gates * 8), value(dtype, 1, gates * 8, 8)), (value(dtype, N, 1, M, 8), *hidden[1:]), kernel=cell,
                 attrs={"direction": "forward", "activations": ((1, 0.0, 0.0),) * functions, "absent": (2, 3, 4, 5, 6)})
+    found["lstm_bytes"] = g.Call((value("f32", N, M, 32), value("i8", 1, 32, 8), value("f32", 1, 32)), (value("f32", N, 1, M, 8),), kernel="lstm",
+                                 attrs={"direction": "forward", "activations": ((1, 0.0, 0.0),) * 3, "absent": (2, 3, 4, 5, 6), "quantized_state": 1})
     for dtype in ("f32", "f64"):
         for targets in (1, 5):
             tables = tuple(value(t, 1) for t in ("i32", "i32", dtype, "i32", "i32", dtype))
@@ -136,7 +138,9 @@ LEAF_ALONE = {1: [[0, 0]], 2: [[-1, 0, 1]], 3: [0], 4: [0], 5: [0], 6: [1]}
 
 
 def constants(node: g.Node) -> dict[int, np.ndarray]:
-    """Tables that a kernel packs: a forest of one leaf."""
+    """Tables that a kernel packs: weights of 8 bits, a forest of one leaf."""
+    if isinstance(node, g.Call) and "quantized_state" in node.attrs:
+        return {k: np.zeros([int(s) for s in node.inputs[k].dims], numpy_dtype(node.inputs[k].dtype)) for k in (1, 2)}  # type: ignore[call-overload]
     if not isinstance(node, g.Call) or node.kernel != "trees":
         return {}
     return {k: np.array(v, numpy_dtype(node.inputs[k].dtype)) for k, v in LEAF_ALONE.items()}
