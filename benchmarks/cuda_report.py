@@ -1,4 +1,5 @@
-"""What the CUDA kernels of products and attention take on an architecture, and the roofline of an H100 for some sizes. Modelled: nothing here is run on a GPU.
+"""What the CUDA kernels of products and attention take on an architecture, and the roofline of an H100 for some sizes. Modelled: nothing here runs
+on a GPU.
 
     python benchmarks/cuda_report.py [ARCHITECTURE]        (needs the NVRTC wheel of gpuonnx[test])
 

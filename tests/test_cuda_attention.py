@@ -212,3 +212,21 @@ def test_what_is_needed_is_missed(gone: str, monkeypatch: pytest.MonkeyPatch) ->
     shapes = shapes_of(64, 130, 40, 20)
     with pytest.raises(EmulationError):
         run_node(EmulatedCuda(level=RACES), attention("f32", *shapes), numbers("f32", shapes))
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
+def test_the_attention_operator_takes_halves_as_they_are(kind: int) -> None:
+    """The standard widens them first; the factor of the queries goes to the scores."""
+    inputs = [helper.make_tensor_value_info(n, kind, ["B", h, t, 16]) for n, h, t in (("q", 6, "S"), ("k", 2, "T"), ("v", 2, "T"))]
+    node = helper.make_node("Attention", ["q", "k", "v"], ["y"], is_causal=1, softcap=2.0)
+    graph = helper.make_graph([node], "g", inputs, [helper.make_tensor_value_info("y", kind, None)])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10).SerializeToString()
+    session = gpuonnx.load(made, device="emulated-cuda")
+    stored = helper.tensor_dtype_to_np_dtype(kind)
+    feed = {n: RNG.standard_normal((2, h, 11, 16)).astype(stored) for n, h in (("q", 6), ("k", 2), ("v", 2))}
+    wide = {n: np.repeat(v.astype(np.float64), 6 // v.shape[1], 1) for n, v in feed.items()}
+    scores = np.where(np.tril(np.ones((11, 11), bool)), np.tanh(wide["q"] @ wide["k"].swapaxes(-1, -2) / 8) * 2, -np.inf)
+    tolerance = 2e-3 if kind == TensorProto.FLOAT16 else 2e-2
+    np.testing.assert_allclose(session.run(feed)["y"].astype(np.float64), softmax(scores) @ wide["v"], rtol=0, atol=tolerance)
+    assert f"attention_{'f16' if kind == TensorProto.FLOAT16 else 'bf16'}" in session.explain("kernels")
+    assert "Map" not in session.explain("plan")

@@ -10,10 +10,12 @@ from gpuonnx.ir.expr import Expr, cast, index, load, postorder
 from gpuonnx.ir.scalar import FOLDS
 from gpuonnx.ir.types import compute
 from gpuonnx.passes.epilogue import OWN
+from gpuonnx.passes.halves import in_halves
 from gpuonnx.passes.rewrite import Trace, change_leaves, kept, merged, readers
 from gpuonnx.passes.views import is_identity, same_shape
 
 if TYPE_CHECKING:
+    from gpuonnx.devices.device import Device
     from gpuonnx.planner.place import Placement
 
 MOST_OPERANDS = 8
@@ -23,7 +25,7 @@ def run(placement: Placement, trace: Trace) -> Placement:
     """Every second product whose left operand nobody else reads, and that comes of the first one through one Nest."""
     graph = placement.graph
     makers, count, outside = graph.producers(), readers(graph), kept(graph)
-    fused: dict[g.Node, g.Node] = {}
+    fused: dict[g.Node, list[g.Node]] = {}
     gone: set[g.Node] = set()
     for node in graph.nodes:
         nest = makers.get(node.inputs[0]) if _is_product(node) else None
@@ -33,17 +35,34 @@ def run(placement: Placement, trace: Trace) -> Placement:
         between = (first.out, nest.outputs[0])
         if any(count.get(v, 0) != 1 or v in outside for v in between) or not _fits(first, nest, node, placement):
             continue
-        made = joined(first, nest, node)
-        if placement.devices[placement.side[node]].supports(made) is not None:
-            continue
-        if trace.allow("one kernel", made.origins, "product, rows, product"):
-            placement.side[made], placement.why[made] = placement.side[node], placement.why[node]
+        made = chosen(joined(first, nest, node), makers, placement.devices[placement.side[node]])
+        if made is not None and trace.allow("one kernel", made[-1].origins, "product, rows, product"):
+            for new in made:
+                placement.side[new], placement.why[new] = placement.side[node], placement.why[node]
             fused[node] = made
             gone |= {first, nest}
     if fused:
-        nodes = [fused.get(n, n) for n in graph.nodes if n not in gone]
+        nodes = read([new for n in graph.nodes if n not in gone for new in fused.get(n, [n])], outside)
         placement.graph = g.Graph(graph.inputs, graph.outputs, nodes, graph.constants, graph.symbols, graph.requirements)
     return placement
+
+
+def chosen(call: g.Call, makers: dict[g.Value, g.Node], device: Device) -> list[g.Node] | None:
+    """What takes the place of an attention on a device: of halves if it can, as it stands if it can; None where neither."""
+    narrow = in_halves(call, makers)
+    if narrow is not None and device.supports(narrow[1]) is None:
+        return [*narrow[0], narrow[1]]
+    return [call] if device.supports(call) is None else None
+
+
+def read(nodes: list[g.Node], outside: set[g.Value]) -> list[g.Node]:
+    """Without the Maps and Views that nobody reads."""
+    wanted, out = set(outside), []
+    for node in reversed(nodes):
+        if not isinstance(node, (g.Map, g.View)) or not wanted.isdisjoint(node.outputs):
+            wanted.update(node.inputs)
+            out.append(node)
+    return out[::-1]
 
 
 def _is_product(node: g.Node | None) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gpuonnx.ir.dims import Dim, lt
-from gpuonnx.ir.expr import Expr, apply, const, folded, index, load, postorder, rewrite, substitute
+from gpuonnx.ir.expr import Expr, apply, const, folded, postorder, rewrite, substitute
 from gpuonnx.ir.graph import Rows
 from gpuonnx.ir.types import compute, size
 from gpuonnx.kernels.contract import Build, Layout, Ref, Spec
@@ -119,7 +119,7 @@ class Scores:
             text.line("use(rules_of(scorerow_of, score, base, result));")
 
     def _operand(self, e: Expr) -> Layout:
-        layout = self.call.inputs[OWN - 1 + e.value]
+        layout: Layout | None = self.call.inputs[OWN - 1 + e.value]
         assert layout is not None
         return layout
 
@@ -236,7 +236,8 @@ def build(call: Spec) -> Build:
     axes, sums, keys = problem.axes, compute(problem.operands[0].dtype), problem.keys
     narrow, wide = map(problem.tile, (32, 64) if sums == "f64" else (64, 128))
     few: Dim = lt(axes.count(axes.columns), narrow.width + 1)
-    choices = [Choice(t, serves, cut(t, axes, keys)) for t, serves in ((narrow, few), (wide, 1 - few)) if not (isinstance(serves, int) and not serves)]
+    both = [Choice(t, serves, cut(t, axes, keys)) for t, serves in ((narrow, few), (wide, 1 - few))]
+    choices = [c for c in both if not (isinstance(c.serves, int) and not c.serves)]
     pieces, rows = pieces_of(choices), axes.count((*axes.batch, *axes.rows))
     stats = 0 if one(pieces) else Ref("work", 0, pieces * rows * axes.count(axes.columns) * size(sums))
 
