@@ -230,3 +230,26 @@ def test_the_attention_operator_takes_halves_as_they_are(kind: int) -> None:
     np.testing.assert_allclose(session.run(feed)["y"].astype(np.float64), softmax(scores) @ wide["v"], rtol=0, atol=tolerance)
     assert f"attention_{'f16' if kind == TensorProto.FLOAT16 else 'bf16'}" in session.explain("kernels")
     assert "Map" not in session.explain("plan")
+
+
+@pytest.mark.parametrize(("rule", "first", "last"), [("causal", None, 3), ("window", -40, 5), ("strict", None, 2)])
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def test_keys_out_of_reach_are_not_read(device: EmulatedCuda, dtype: str, rule: str, first: int | None, last: int) -> None:
+    """Values that no row of a block of 64 may see are NaN here: 0 times them would be too."""
+    shapes = shapes_of(192, 300, 16, 8)
+    i, j = index(0), index(1)
+    seen = apply("less", j, i + 3) if rule == "strict" else apply("less_equal", j, i + last)
+    if first is not None:
+        seen = apply("and", seen, apply("less_equal", i + first, j))
+    whole = attention(dtype, *shapes)
+    rows: g.Rows = whole.attrs["rows"]
+    assert rows.score is not None
+    masked = g.Rows(apply("where", seen, rows.score, const(-np.inf, compute(dtype))), rows.stages, rows.result)
+    node = g.Call(whole.inputs, whole.outputs, kernel="attention", attrs={"rows": masked}, epilogue=whole.epilogue)
+    at = np.arange(300) - np.arange(192)[:, None]
+    for block, unseen in ((slice(0, 64), slice(128, 300)), (slice(128, 192), slice(0, 0 if first is None else 64))):
+        arrays = numbers(dtype, shapes)
+        hidden = [a.copy() for a in arrays]
+        hidden[3][(at > last) | (at < (-999 if first is None else first))] = -np.inf
+        arrays[2][unseen] = np.nan
+        close(run_node(device, node, arrays)[0][block], wanted(hidden)[block], dtype)

@@ -7,15 +7,18 @@ template <> __device__ __forceinline__ float lowest<float>() { return -INF_F32; 
 template <> __device__ __forceinline__ double lowest<double>() { return -INF_F64; }
 
 // What the text knows about rows: row_of(row); score(row, key, product); base(row, most) is what scores are taken from before exp;
-// result(row, most, total, sum) divides.
-template <class RowOf, class Score, class Base, class Result> struct Rules {
+// result(row, most, total, sum) divides; first(row, from) and last(row, to) are the keys beyond which a row's scores are -inf.
+template <class RowOf, class Score, class Base, class Result, class First, class Last> struct Rules {
   RowOf row_of;
   Score score;
   Base base;
   Result result;
+  First first;
+  Last last;
 };
-template <class R, class S, class B, class V> __device__ __forceinline__ Rules<R, S, B, V> rules_of(R row_of, S score, B base, V result) {
-  return Rules<R, S, B, V>{row_of, score, base, result};
+template <class R, class S, class B, class V, class F, class L>
+__device__ __forceinline__ Rules<R, S, B, V, F, L> rules_of(R row_of, S score, B base, V result, F first, L last) {
+  return Rules<R, S, B, V, F, L>{row_of, score, base, result, first, last};
 }
 // Sums are kept as those of exp(score - finite(most)): a row that has seen no score yet has sums of 0.
 template <class T> __device__ __forceinline__ T finite(T most) { return most == lowest<T>() ? (T)0 : most; }
@@ -39,6 +42,27 @@ template <class Sizes, class LeftOf, class RightOf, class ValuesOf, class With> 
 };
 template <class S, class L, class R, class V, class W> __device__ __forceinline__ Operands<S, L, R, V, W> operands_of(S sizes, L left, R right, V values, W with) {
   return Operands<S, L, R, V, W>{sizes, left, right, values, with};
+}
+
+// The task with the keys alone that some row of the block can reach, from whole tiles on.
+template <class Tile, class Operands> __device__ __forceinline__ Task within_reach(char* pool, Task task, const Operands& operands) {
+  ix first = task.last, last = task.first;
+  const ix rows = operands.sizes().rows;
+  operands.with([&](const auto& rules) {
+    for (int i = threadIdx.x; i < Tile::HEIGHT && task.row + i < rows; i += Tile::THREADS) {
+      const auto row = rules.row_of(task.row + i);
+      first = minimum(first, rules.first(row, task.first)), last = maximum(last, rules.last(row, task.last - 1) + 1);
+    }
+  });
+  for (int o = 16; o; o >>= 1) first = minimum(first, __shfl_xor_sync(~0u, first, o)), last = maximum(last, __shfl_xor_sync(~0u, last, o));
+  ix* ends = (ix*)pool;
+  if ((threadIdx.x & 31) == 0) ends[threadIdx.x >> 5 << 1] = first, ends[(threadIdx.x >> 5 << 1) + 1] = last;
+  __syncthreads();
+  for (int w = 0; w < Tile::THREADS / 32; ++w) first = minimum(first, ends[w * 2]), last = maximum(last, ends[w * 2 + 1]);
+  __syncthreads();
+  if (first > task.first) task.first += quotient(first - task.first, Tile::KEYS) * Tile::KEYS;
+  task.last = minimum(task.last, last);
+  return task;
 }
 
 // The next slices in the order in which they are used: for each tile of keys those of queries and keys along their depth, those of values along keys.

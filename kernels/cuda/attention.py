@@ -2,12 +2,13 @@
 FMA; halves by tensor cores, whose weights are halves before they are divided by their sum."""
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from gpuonnx.ir.dims import Dim, lt
-from gpuonnx.ir.expr import Expr, apply, const, folded, postorder, rewrite, substitute
+from gpuonnx.ir.expr import Expr, apply, const, dim, folded, index, postorder, rewrite, substitute
 from gpuonnx.ir.graph import Rows
-from gpuonnx.ir.types import compute, size
+from gpuonnx.ir.types import INDEX, compute, size
 from gpuonnx.kernels.contract import Build, Layout, Ref, Spec
 from gpuonnx.kernels.cuda.expression import C_TYPES, TAGS, Writer, unsupported_expression
 from gpuonnx.kernels.cuda.gemm import MMA, axes_over, flag, strides_of, unit_stride
@@ -24,11 +25,14 @@ NO_SOFTMAX = "the rows are no softmax, which alone can be taken tile by tile"
 @dataclass(frozen=True)
 class Softmax:
     """What tiles need to know of Rows. `score`: of the product, load(0), at its own index. `base`: what is taken from scores before exp, of
-    folded(0, 0), the largest. `result`: what becomes of folded(2, 0), a sum of values by weights, given folded(1, 0), the sum of the weights."""
+    folded(0, 0), the largest. `result`: what becomes of folded(2, 0), a sum of values by weights, given folded(1, 0), the sum of the weights.
+    `first`, `last`: keys beyond which the scores of a row are -inf."""
 
     score: Expr
     base: Expr
     result: Expr
+    first: Expr | None
+    last: Expr | None
 
     @staticmethod
     def of(rows: Rows, axis: int, stored: str) -> Softmax | None:
@@ -49,7 +53,56 @@ class Softmax:
             return None
         before = rows.score
         whole = score if before is None else substitute(score, lambda e: before if e.op == "load" and e.value == 0 else None)
-        return Softmax(whole, base, result)
+        return Softmax(whole, base, result, *reach(whole, axis))
+
+    @property
+    def expressions(self) -> tuple[Expr, ...]:
+        return tuple(e for e in (self.score, self.base, self.result, self.first, self.last) if e is not None)
+
+
+def reach(score: Expr, axis: int) -> tuple[Expr | None, Expr | None]:
+    """The first and the last key where `score` may be more than -inf, by the conditions that stand around it."""
+    first: Expr | None = None
+    last: Expr | None = None
+    while score.op == "round" or score.op in ("where", "guard") and score.args[2].op == "const" and score.args[2].value == -math.inf:
+        if score.op == "round":
+            (score,) = score.args
+            continue
+        waiting, score = [score.args[0]], score.args[1]
+        while waiting:
+            condition = waiting.pop()
+            if condition.op == "and":
+                waiting += condition.args
+            elif condition.op in ("less", "less_equal"):
+                strict = int(condition.op == "less")
+                left, right = condition.args
+                above, below = _beside_key(left, axis), _beside_key(right, axis)
+                if above is not None and _free(right, axis):
+                    bound = right - above - strict
+                    last = bound if last is None else apply("min", last, bound)
+                elif below is not None and _free(left, axis):
+                    bound = left - below + strict
+                    first = bound if first is None else apply("max", first, bound)
+    return first, last
+
+
+def _beside_key(e: Expr, axis: int) -> Expr | None:
+    """What is added to the key's index in `e`; None where it has another form."""
+    if e is index(axis):
+        return dim(0)
+    if e.op in ("add", "sub") and e.dtype == INDEX:
+        left, right = e.args
+        inner = _beside_key(left, axis)
+        if inner is not None and _free(right, axis):
+            return apply(e.op, inner, right)
+        inner = _beside_key(right, axis) if e.op == "add" else None
+        if inner is not None and _free(left, axis):
+            return left + inner
+    return None
+
+
+def _free(e: Expr, axis: int) -> bool:
+    return e.dtype == INDEX and not any(x.op == "load" and x.value == 0 or x.op == "index" and x.value == axis for x in postorder((e,)))
 
 
 def bare(e: Expr, stored: str) -> Expr:
@@ -92,7 +145,7 @@ def supports(call: Spec) -> str | None:
     if stored not in ("f32", "f64", *MMA):
         return f"attention of {stored}"
     softmax = Softmax.of(call.attrs["rows"], len(call.outputs[0].shape) - 1, stored)
-    return NO_SOFTMAX if softmax is None else unsupported_expression((softmax.score, softmax.base, softmax.result))
+    return NO_SOFTMAX if softmax is None else unsupported_expression(softmax.expressions)
 
 
 class Scores:
@@ -103,7 +156,7 @@ class Scores:
         self.sum = text.sum
         rank = len(call.outputs[0].shape)
         ranges = (*call.outputs[0].shape[:-1], keys)
-        roots = (softmax.score, softmax.base, softmax.result)
+        roots = softmax.expressions
         self.layouts = {e: self._operand(e) for e in postorder(roots) if e.op == "load" and e.value > 0}
         self.loads: dict[Expr, Pattern] = {e: pattern(layout, e.args) for e, layout in self.layouts.items()}
         named, patterns = named_axes(roots), list(self.loads.values())
@@ -116,7 +169,9 @@ class Scores:
             self._function("score", f"ix key, {real} product", softmax.score)
             self._function("base", f"{real} most", softmax.base)
             self._function("result", f"{real} most, {real} total, {real} sum", softmax.result)
-            text.line("use(rules_of(scorerow_of, score, base, result));")
+            self._function("first", "ix from", softmax.first, "from")
+            self._function("last", "ix to", softmax.last, "to")
+            text.line("use(rules_of(scorerow_of, score, base, result, first, last));")
 
     def _operand(self, e: Expr) -> Layout:
         layout: Layout | None = self.call.inputs[OWN - 1 + e.value]
@@ -126,15 +181,16 @@ class Scores:
     def _coordinate(self, prefix: str, k: int) -> str:
         return prefix if prefix == "key" else f"{prefix}{k}"
 
-    def _function(self, name: str, parameters: str, expr: Expr) -> None:
+    def _function(self, name: str, parameters: str, expr: Expr | None, otherwise: str = "") -> None:
+        """A function of a row and the parameters, of the expression's type; `otherwise`, the parameter that it gives back where there is none."""
         named = {a: "0" for group in (self.text.axes.batch, self.text.axes.rows, self.text.axes.columns) for a in group}
         for prefix, group in self.groups.items():
             for k, loop in enumerate(group):
                 named.update((axis, self._coordinate(prefix, k)) for axis in loop.axes)
         writer = Writer(self.words, self._access, named)
         writer.results.update({MOST: "most", TOTAL: "total", SUM: "sum"})
-        value = writer.value(expr)
-        self.text.line(f"const auto {name} = [&](const ScoreRow& s, {parameters}) -> {C_TYPES[self.sum]} {{")
+        value = otherwise if expr is None else writer.value(expr)
+        self.text.line(f"const auto {name} = [&](const ScoreRow& s, {parameters}) -> {C_TYPES[INDEX if expr is None else expr.dtype]} {{")
         for line in writer.lines:
             self.text.line(line)
         self.text.line(f"  return {value};")
@@ -252,7 +308,9 @@ def build(call: Spec) -> Build:
         text.line("extern __shared__ __align__(128) char pool[];")
         text.line("Tile tile;")
         text.line("const auto operands = operands_of(sizes, left, right, values, with);")
-        text.line(f"attend<{problem.readers()}>(tile, pool, task, operands);")
+        bounded = problem.softmax.first is not None or problem.softmax.last is not None
+        text.line(f"const Task near = {'within_reach<Tile>(pool, task, operands)' if bounded else 'task'};")
+        text.line(f"attend<{problem.readers()}>(tile, pool, near, operands);")
 
     def before(text: Text) -> None:
         text.line("const volatile ix* const later = args;")
