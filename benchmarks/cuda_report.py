@@ -18,7 +18,7 @@ from gpuonnx.codegen.cuda import build_node
 from gpuonnx.devices.cuda_text import texts, whole
 from gpuonnx.ir import graph as g
 from gpuonnx.ir.dims import Dim, Space
-from gpuonnx.ir.expr import apply, const, folded, index, load
+from gpuonnx.ir.expr import apply, cast, const, folded, index, load
 from gpuonnx.ir.types import compute, size
 from gpuonnx.kernels.contract import Layout, Step
 
@@ -57,14 +57,14 @@ def nodes() -> dict[str, g.Call]:
 
 
 def attention(dtype: str, lead: tuple[Dim, ...], sizes: tuple[Dim, Dim], wide: int) -> g.Call:
-    """Scaled, masked softmax of q[..., S, wide] @ k[..., T, wide]^T, times v[..., T, wide]."""
+    """Scaled, masked, stored softmax of q[..., S, wide] @ k[..., T, wide]^T, times v[..., T, wide]."""
     rows, keys = sizes
     rank, real = len(lead) + 2, compute(dtype)
     here = tuple(map(index, range(rank)))
     score = load(0, real, here)
     weight = apply("exp", score - folded(0, 0, real))
     scaled = load(0, real, here) * const(0.125, real) + load(1, dtype, (index(rank - 2), index(rank - 1)))
-    made = g.Rows(scaled, ((g.Fold("max", score),), (g.Fold("sum", weight),)), weight / folded(1, 0, real))
+    made = g.Rows(scaled, ((g.Fold("max", score),), (g.Fold("sum", weight),)), cast(weight / folded(1, 0, real), dtype))
     shapes = ((*lead, rows, wide), (*lead, wide, keys), (*lead, keys, wide), (rows, keys))
     return g.Call(tuple(g.Value(dtype, s) for s in shapes), (g.Value(dtype, (*lead, rows, wide)),), kernel="attention", attrs={"rows": made})
 

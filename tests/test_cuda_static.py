@@ -79,6 +79,7 @@ def nodes() -> dict[str, g.Node]:
         "conv_integer": g.Call((value("u8", N, 8, 17, 19), value("i8", 16, 8, 3, 3)), (value("i32", N, 16, 9, 19),), kernel="conv_integer", attrs=CONV),
     }
     found |= kernels() | {f"attention_{dtype}": attention(dtype) for dtype in ("f32", "f16", "bf16", "f64")}
+    found |= {f"attention_{dtype}_rounded": attention(dtype, dtype) for dtype in ("f16", "bf16")}
     for dtype in ("f32", "f64", "i8", "u8", "i32", "i64", "u64"):
         found[f"scalars_{dtype}"] = every_scalar(dtype)
     for name in TYPES:
@@ -89,13 +90,13 @@ def nodes() -> dict[str, g.Node]:
     return found
 
 
-def attention(dtype: str) -> g.Call:
-    """A scaled and masked softmax between two products."""
+def attention(dtype: str, rounded: str = "") -> g.Call:
+    """A scaled and masked softmax between two products, which may be rounded to the type `rounded`."""
     here, real = tuple(map(index, range(3))), compute(dtype)
     score = load(0, real, here)
     weight = apply("exp", score - folded(0, 0, real))
     scaled = load(0, real, here) * const(0.125, real) + load(1, dtype, (index(1), index(2)))
-    rows = g.Rows(scaled, ((g.Fold("max", score),), (g.Fold("sum", weight),)), weight / folded(1, 0, real))
+    rows = g.Rows(scaled, ((g.Fold("max", score),), (g.Fold("sum", weight),)), cast(weight / folded(1, 0, real), rounded or real))
     return g.Call((value(dtype, 3, N, 64), value(dtype, 3, 64, M), value(dtype, 3, M, K), value(dtype, N, M)), (value(dtype, 3, N, K),),
                   kernel="attention", attrs={"rows": rows})
 

@@ -117,7 +117,7 @@ def joined(first: g.Call, nest: g.Nest, second: g.Call) -> g.Call:
     done: dict[Expr, Expr] = {}
     *stages, (store,) = nest.stages
     folds = tuple(tuple(g.Fold(a.op, change_leaves(a.expr, leaf, done)) for a in stage if isinstance(a, g.Fold)) for stage in stages)
-    rows = g.Rows(_score(first), folds, change_leaves(store.expr, leaf, done))
+    rows = g.Rows(_score(first), folds, _stored(change_leaves(store.expr, leaf, done), nest.outputs[0].dtype))
     mine = len(second.inputs) - second.operands
     inputs = (*first.inputs[:2], second.inputs[1], *operands, *second.inputs[mine:])
     return g.Call(inputs, second.outputs, kernel="attention", attrs={"rows": rows}, epilogue=second.epilogue, operands=second.operands,
@@ -129,4 +129,9 @@ def _score(first: g.Call) -> Expr | None:
     stored = first.out.dtype
     if stored == compute(stored):
         return first.epilogue
-    return cast(first.epilogue if first.epilogue is not None else load(0, stored, tuple(map(index, range(first.out.rank)))), stored)
+    return _stored(first.epilogue if first.epilogue is not None else load(0, stored, tuple(map(index, range(first.out.rank)))), stored)
+
+
+def _stored(e: Expr, dtype: str) -> Expr:
+    """Rounded as a store in that type does, unless it is already."""
+    return e if e.op == "round" and e.value == dtype else cast(e, dtype)

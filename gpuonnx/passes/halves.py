@@ -24,7 +24,7 @@ class Widened:
 
 def in_halves(call: g.Call, makers: Mapping[g.Value, g.Node]) -> tuple[tuple[g.View, ...], g.Call] | None:
     """The views and the Call that take the place of an attention in float32 whose operands were widened from the type that its result is rounded
-    to. Factors of the first two go to the scores, which reassociates; weights may be rounded to halves by the kernel."""
+    to. Factors of the first two go to the scores, which reassociates."""
     stored = call.out.dtype
     if stored not in HALVES or any(v.dtype != "f32" for v in call.inputs[:OPERANDS]):
         return None

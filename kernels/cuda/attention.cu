@@ -273,11 +273,11 @@ template <class T, int BM, int BN, int BE> struct AttendSimt {
   }
 };
 
-// ---- by tensor cores: a warp has 16 rows, 4 lanes share two of them; weights stay in registers as halves -------------------------
-template <class Mma, class Stored, int BE, bool LEFT_BY_K, bool RIGHT_BY_K, bool VALUES_BY_K> struct AttendTensor {
+// ---- by tensor cores: a warp has 16 rows, 4 lanes share two of them; weights stay in registers as halves, WIDE ones as sums of two
+template <class Mma, class Stored, int BN, int BE, bool WIDE, bool LEFT_BY_K, bool RIGHT_BY_K, bool VALUES_BY_K> struct AttendTensor {
   typedef typename Mma::raw raw;
   typedef char slot;
-  enum { BM = 64, BN = 64 };
+  enum { BM = 64, PARTS = WIDE ? 2 : 1 };
   typedef Tensor<Mma, BM, BN, 16, BN, LEFT_BY_K, RIGHT_BY_K> First;
   typedef Tensor<Mma, BM, BE, 16, BE, true, VALUES_BY_K> Mix;
   enum { THREADS = 128, HEIGHT = BM, WIDTH = BE, KEYS = BN, DEPTH = 32, STAGES = 4, HELD = 4, LEFT = BM * 64, UNROLLED = BN / DEPTH };
@@ -285,7 +285,7 @@ template <class Mma, class Stored, int BE, bool LEFT_BY_K, bool RIGHT_BY_K, bool
   First first;
   Mix mix;
   RowSums<float, 2, 4> rows;
-  unsigned weights[BN / 16][4];
+  unsigned weights[PARTS][BN / 16][4];
 
   __device__ __forceinline__ void start() {
     rows.start();
@@ -328,7 +328,10 @@ template <class Mma, class Stored, int BE, bool LEFT_BY_K, bool RIGHT_BY_K, bool
 #pragma unroll
     for (int k = 0; k < BN / 4; ++k) {
       const float* two = scores[k / 4 * 2 + k % 4 / 2] + k % 2 * 2;
-      weights[k / 4][k % 4] = Stored::narrow(two[0]) | (unsigned)Stored::narrow(two[1]) << 16;
+      const auto first = Stored::narrow(two[0]), second = Stored::narrow(two[1]);
+      weights[0][k / 4][k % 4] = first | (unsigned)second << 16;
+      if (WIDE)
+        weights[PARTS - 1][k / 4][k % 4] = Stored::narrow(two[0] - Stored::widen(first)) | (unsigned)Stored::narrow(two[1] - Stored::widen(second)) << 16;
     }
   }
   __device__ __forceinline__ void mix_slice(char*, int s, const char* slice) {
@@ -339,8 +342,11 @@ template <class Mma, class Stored, int BE, bool LEFT_BY_K, bool RIGHT_BY_K, bool
       for (int j = 0; j < BE / 16; ++j) {
         unsigned b[4];
         load_fragment<VALUES_BY_K>(b, slice + fragment<BE, VALUES_BY_K>(j * 16, h, upper, lower));
-        Mma::run(mix.sum[0][j * 2], weights[s * 2 + h], b[0], b[1]);
-        Mma::run(mix.sum[0][j * 2 + 1], weights[s * 2 + h], b[2], b[3]);
+#pragma unroll
+        for (int p = 0; p < PARTS; ++p) {
+          Mma::run(mix.sum[0][j * 2], weights[p][s * 2 + h], b[0], b[1]);
+          Mma::run(mix.sum[0][j * 2 + 1], weights[p][s * 2 + h], b[2], b[3]);
+        }
       }
   }
   template <class Rules> __device__ __forceinline__ void finish(const Rules& rules, const Extent& e, const Task& task, ix stats) {

@@ -1,5 +1,5 @@
 """Call "attention" (see kernels/cpu/attention.py) where its rows are a softmax: tiles of keys, never a matrix of scores. float32 and float64 by
-FMA; halves by tensor cores, whose weights are halves before they are divided by their sum."""
+FMA; halves by tensor cores, which take weights as halves before they are divided by their sum: as sums of two where the graph does not round them."""
 from __future__ import annotations
 
 import math
@@ -105,9 +105,13 @@ def _free(e: Expr, axis: int) -> bool:
     return e.dtype == INDEX and not any(x.op == "load" and x.value == 0 or x.op == "index" and x.value == axis for x in postorder((e,)))
 
 
+def rounds(e: Expr, stored: str) -> bool:
+    return e.op == "round" and e.value == stored
+
+
 def bare(e: Expr, stored: str) -> Expr:
     """Without a rounding to the type that it is stored in."""
-    return e.args[0] if e.op == "round" and e.value == stored else e
+    return e.args[0] if rounds(e, stored) else e
 
 
 def _unrounded(e: Expr, stored: str) -> Expr:
@@ -252,8 +256,10 @@ class Problem:
         stored = self.operands[0].dtype
         if stored in MMA:
             flags = ", ".join(flag(self.by_k(k)) for k in range(OWN))
-            text = f"AttendTensor<{MMA[stored]}, {TAGS[stored]}, {width}, {flags}>"
-            stage = 64 * max(128, width)
+            wide = not rounds(self.call.attrs["rows"].result, stored)
+            keys = 32 if wide and width > 64 else 64
+            text = f"AttendTensor<{MMA[stored]}, {TAGS[stored]}, {keys}, {width}, {flag(wide)}, {flags}>"
+            stage = 64 * max(64 + keys, width)
             return Tile(f"{stored}_{width}", text, 64, width, KEYS_APART, 128, 2, 4 * 64 * 64 + 4 * stage, store=STORE, unit="Tile::KEYS")
         rows = 64 if stored == "f32" else 32
         unit = size(stored)
