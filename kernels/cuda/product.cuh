@@ -163,7 +163,9 @@ template <class T, int BM, int BN, int BK, int TM, int TN> struct Simt {
 // ---- sums by tensor cores: slices of 64 bytes of k in shared memory, four of them, in chunks of 16 bytes swizzled against conflicts --
 // By k: [row][64 bytes]. By row: [k][row], for operands whose rows are neighbours in memory.
 __device__ __forceinline__ int chunk_by_k(int row, int chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
-template <int ROWS> __device__ __forceinline__ int chunk_by_row(int k, int chunk) { return k * ROWS * 2 + ((chunk ^ (k & 7)) << 4); }
+template <int ROWS> __device__ __forceinline__ int chunk_by_row(int k, int chunk) {
+  return k * ROWS * 2 + ((chunk ^ (ROWS < 64 ? k >> 1 & 3 : k & 7)) << 4);
+}
 // This lane's row for ldmatrix: 16 rows from `row`, half a slice of k.
 template <int ROWS, bool BY_K> __device__ __forceinline__ int fragment(int row, int half, int next_row, int next_k) {
   const int j = threadIdx.x & 7;
