@@ -1,4 +1,5 @@
-"""What the CUDA kernels of products take on an architecture, and the roofline of an H100 for some sizes. Modelled: nothing here is run on a GPU.
+"""What the CUDA kernels of products and attention take on an architecture, and the roofline of an H100 for some sizes. Modelled: nothing here runs
+on a GPU.
 
     python benchmarks/cuda_report.py [ARCHITECTURE]        (needs the NVRTC wheel of gpuonnx[test])
 
@@ -16,8 +17,9 @@ from nvrtc import resources
 from gpuonnx.codegen.cuda import build_node
 from gpuonnx.devices.cuda_text import texts, whole
 from gpuonnx.ir import graph as g
-from gpuonnx.ir.dims import Space
-from gpuonnx.ir.types import size
+from gpuonnx.ir.dims import Dim, Space
+from gpuonnx.ir.expr import apply, cast, const, folded, index, load
+from gpuonnx.ir.types import compute, size
 from gpuonnx.kernels.contract import Layout, Step
 
 REGISTERS, UNIT, THREADS, BLOCKS = 65536, 256, 2048, 32
@@ -48,24 +50,48 @@ def nodes() -> dict[str, g.Call]:
     for dtype in ("f32", "f16"):
         found[f"conv {dtype}"] = g.Call((g.Value(dtype, (n, k, h, w)), g.Value(dtype, (m, k, 3, 3))), (g.Value(dtype, (n, m, h, w)),), kernel="conv",
                                         attrs=CONV)
+    for dtype in ("f32", "f16", "bf16", "f64"):
+        for wide in (64, 128):
+            found[f"attend {dtype} {wide}"] = attention(dtype, (n, m), (h, w), wide)
     return found
 
 
+def attention(dtype: str, lead: tuple[Dim, ...], sizes: tuple[Dim, Dim], wide: int) -> g.Call:
+    """Scaled, masked, stored softmax of q[..., S, wide] @ k[..., T, wide]^T, times v[..., T, wide]."""
+    rows, keys = sizes
+    rank, real = len(lead) + 2, compute(dtype)
+    here = tuple(map(index, range(rank)))
+    score = load(0, real, here)
+    weight = apply("exp", score - folded(0, 0, real))
+    scaled = load(0, real, here) * const(0.125, real) + load(1, dtype, (index(rank - 2), index(rank - 1)))
+    made = g.Rows(scaled, ((g.Fold("max", score),), (g.Fold("sum", weight),)), cast(weight / folded(1, 0, real), dtype))
+    shapes = ((*lead, rows, wide), (*lead, wide, keys), (*lead, keys, wide), (rows, keys))
+    return g.Call(tuple(g.Value(dtype, s) for s in shapes), (g.Value(dtype, (*lead, rows, wide)),), kernel="attention", attrs={"rows": made})
+
+
+def layouts(node: g.Call) -> list[Layout]:
+    """Dense, but for the keys of an attention, which lie as [..., T, D]."""
+    made = [Layout.dense(v.dtype, v.dims) for v in node.inputs]
+    if node.kernel == "attention":
+        *lead, depth, keys = made[1].shape
+        made[1] = Layout(made[1].dtype, made[1].shape, (*Layout.dense(made[1].dtype, (*lead, keys, depth)).strides[:-2], 1, depth))
+    return made
+
+
 def steps(node: g.Call) -> tuple[Step, ...]:
-    inputs, outputs = ([Layout.dense(v.dtype, v.dims) for v in values] for values in (node.inputs, node.outputs))
-    return build_node(node, inputs, outputs, {}).steps
+    return build_node(node, layouts(node), [Layout.dense(v.dtype, v.dims) for v in node.outputs], {}).steps
 
 
 def main() -> None:
     architecture = int(sys.argv[1]) if len(sys.argv) > 1 else 90
     print(f"sm_{architecture}, by ptxas; resident blocks and their warps are modelled")
-    print(f"{'':12}{'kernel':24}{'threads':>8}{'registers':>10}{'spilled':>8}{'shared':>8}{'blocks':>7}{'warps':>6}")
+    print(f"{'':16}{'kernel':24}{'threads':>8}{'registers':>10}{'spilled':>8}{'shared':>8}{'blocks':>7}{'warps':>6}")
     for name, node in nodes().items():
         for step in steps(node):
             used = resources(whole(next(iter(texts([step.kernel]).values()))), architecture)[0]
             shared = used.shared + int(step.shared)
             blocks = resident(architecture, step.threads, used.registers, shared)
-            print(f"{name:12}{step.kernel.name:24}{step.threads:8}{used.registers:10}{used.spilled:8}{shared:8}{blocks:7}"
+            print(f"{name:16}{step.kernel.name:24}{step.threads:8}{used.registers:10}{used.spilled:8}{shared:8}{blocks:7}"
                   f"{blocks * step.threads // 32:6}")
     print("\nH100 SXM roofline (modelled): the larger of arithmetic at peak and bytes at 3.35 TB/s, in microseconds")
     print(f"{'M x N x K':20}" + "".join(f"{dtype:>16}" for dtype in H100))

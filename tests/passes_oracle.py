@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from gpuonnx.codegen.cache import KernelCache
+from gpuonnx.devices.cpu import Cpu
 from gpuonnx.importer.lower import lower
 from gpuonnx.importer.procedure import Argument
 from gpuonnx.ir import build as b
@@ -152,7 +154,7 @@ def apply(name: str, graph: g.Graph, trace: Trace | None = None) -> g.Graph:
 
 
 def placed(graph: g.Graph, names: Sequence[str], trace: Trace | None = None, stop_after: int | None = None) -> Placement:
-    start = Placement(graph, dict.fromkeys(graph.nodes, HOST), dict.fromkeys(graph.nodes, "here"))
+    start = Placement(graph, dict.fromkeys(graph.nodes, HOST), dict.fromkeys(graph.nodes, "here"), devices={HOST: Cpu(KernelCache())})
     return run_placed(start, names, (), stop_after, trace or Trace())
 
 

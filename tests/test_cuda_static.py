@@ -78,7 +78,8 @@ def nodes() -> dict[str, g.Node]:
         "conv_half": g.Call((value("bf16", N, 8, 17, 19), value("bf16", 160, 8, 3, 3)), (value("bf16", N, 160, 9, 19),), kernel="conv", attrs=CONV),
         "conv_integer": g.Call((value("u8", N, 8, 17, 19), value("i8", 16, 8, 3, 3)), (value("i32", N, 16, 9, 19),), kernel="conv_integer", attrs=CONV),
     }
-    found |= kernels()
+    found |= kernels() | {f"attention_{dtype}": attention(dtype) for dtype in ("f32", "f16", "bf16", "f64")}
+    found |= {f"attention_{dtype}_rounded": attention(dtype, dtype) for dtype in ("f16", "bf16")}
     for dtype in ("f32", "f64", "i8", "u8", "i32", "i64", "u64"):
         found[f"scalars_{dtype}"] = every_scalar(dtype)
     for name in TYPES:
@@ -87,6 +88,17 @@ def nodes() -> dict[str, g.Node]:
             found[f"cast_{name}"] = mapped(cast(load(0, "f32", AT), name) if kind(name) == "f" else cast(load(0, "f32", AT), compute(name)), name,
                                            value("f32", N, M))
     return found
+
+
+def attention(dtype: str, rounded: str = "") -> g.Call:
+    """A scaled and masked softmax between two products, which may be rounded to the type `rounded`."""
+    here, real = tuple(map(index, range(3))), compute(dtype)
+    score = load(0, real, here)
+    weight = apply("exp", score - folded(0, 0, real))
+    scaled = load(0, real, here) * const(0.125, real) + load(1, dtype, (index(1), index(2)))
+    rows = g.Rows(scaled, ((g.Fold("max", score),), (g.Fold("sum", weight),)), cast(weight / folded(1, 0, real), rounded or real))
+    return g.Call((value(dtype, 3, N, 64), value(dtype, 3, 64, M), value(dtype, 3, M, K), value(dtype, N, M)), (value(dtype, 3, N, K),),
+                  kernel="attention", attrs={"rows": rows})
 
 
 def kernels() -> dict[str, g.Node]:
@@ -114,6 +126,8 @@ def kernels() -> dict[str, g.Node]:
             found[f"{cell}_{dtype}"] = g.Call(
                 (value(dtype, N, M, gates * 8), value(dtype, 1, gates * 8, 8)), (value(dtype, N, 1, M, 8), *hidden[1:]), kernel=cell,
                 attrs={"direction": "forward", "activations": ((1, 0.0, 0.0),) * functions, "absent": (2, 3, 4, 5, 6)})
+    found["lstm_bytes"] = g.Call((value("f32", N, M, 32), value("i8", 1, 32, 8), value("f32", 1, 32)), (value("f32", N, 1, M, 8),), kernel="lstm",
+                                 attrs={"direction": "forward", "activations": ((1, 0.0, 0.0),) * 3, "absent": (2, 3, 4, 5, 6), "quantized_state": 1})
     for dtype in ("f32", "f64"):
         for targets in (1, 5):
             tables = tuple(value(t, 1) for t in ("i32", "i32", dtype, "i32", "i32", dtype))
@@ -125,7 +139,9 @@ LEAF_ALONE = {1: [[0, 0]], 2: [[-1, 0, 1]], 3: [0], 4: [0], 5: [0], 6: [1]}
 
 
 def constants(node: g.Node) -> dict[int, np.ndarray]:
-    """Tables that a kernel packs: a forest of one leaf."""
+    """Tables that a kernel packs: weights of 8 bits, a forest of one leaf."""
+    if isinstance(node, g.Call) and "quantized_state" in node.attrs:
+        return {k: np.zeros([int(s) for s in node.inputs[k].dims], numpy_dtype(node.inputs[k].dtype)) for k in (1, 2)}  # type: ignore[call-overload]
     if not isinstance(node, g.Call) or node.kernel != "trees":
         return {}
     return {k: np.array(v, numpy_dtype(node.inputs[k].dtype)) for k, v in LEAF_ALONE.items()}

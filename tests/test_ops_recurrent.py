@@ -206,3 +206,24 @@ def test_dynamic_quantize_lstm(batch: int, size: int, dtype: Any, zero: int, per
         del model.graph.input[1:]
     got = gpuonnx.run(model, feeds, device=on_devices.current)["y0"]
     np.testing.assert_allclose(got, want, rtol=0, atol=5e-3)
+
+
+def test_the_sums_of_a_quantised_state_are_exact() -> None:
+    """Each product with the state has its opposite: the sum is 0, whatever the order, where it is one of integers."""
+    from onnx import numpy_helper
+    rng, half, width = np.random.default_rng(0), 35, 3
+    size = 2 * half
+    state, weights = rng.uniform(-1, 1, half), rng.integers(-127, 128, (1, half, 4 * size))
+    x = rng.uniform(-1, 1, (1, 1, width)).astype(np.float32)
+    w = rng.integers(-100, 100, (1, width, 4 * size)).astype(np.int8)
+    one, none = np.ones(1, np.float32), np.zeros(1, np.int8)
+    fixed = {"x1": w, "x2": np.concatenate([weights, -weights], 1).astype(np.int8), "x5": np.tile(state, 2).astype(np.float32).reshape(1, 1, size),
+             "x8": one / 100, "x9": none, "x10": one, "x11": none}
+    inputs = [x, *(fixed.get(f"x{k}") for k in range(1, 12))]
+    model = node_model("DynamicQuantizeLSTM", inputs, 1, 1, "com.microsoft", hidden_size=size)
+    model.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in fixed.items())
+    del model.graph.input[1:]
+    i, o, _, c = through_bytes(x[0]).dot(w[0] / 100).reshape(4, size)
+    with np.errstate(over="ignore"):
+        want = np.tanh(np.tanh(c) / (1 + np.exp(-i))) / (1 + np.exp(-o))
+    np.testing.assert_allclose(gpuonnx.run(model, {"x0": x}, device=on_devices.current)["y0"].reshape(-1), want, rtol=0, atol=2e-6)

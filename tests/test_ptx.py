@@ -10,6 +10,7 @@ from nvrtc import compiled
 from ptx import Memory, PtxError, launch
 from ptx_device import PtxDevice
 from ptx_text import parse
+from test_cuda_attention import attention
 
 from gpuonnx.ir import graph as g
 from gpuonnx.ir.evaluate import evaluate
@@ -87,6 +88,19 @@ def test_convolutions(device: PtxDevice, dtype: str, tolerance: float) -> None:
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))[:, :, ::2]
     want = np.maximum(np.einsum("nchwij,ocij->nohw", windows, w.astype(np.float64)) + bias[:, None, None], 0)
     np.testing.assert_allclose(run_node(device, node, [x, w, bias])[0].astype(np.float64), want, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("f32", 1e-5), ("f16", 2e-2)])
+def test_attention(device: PtxDevice, dtype: str, tolerance: float) -> None:
+    shapes = ((2, 20, 40), (2, 40, 70), (2, 70, 24), (20, 70))
+    arrays = [numbers(dtype, *s, seed=k) for k, s in enumerate(shapes)]
+    q, k, v, mask = (a.astype(np.float64) for a in arrays)
+    scores = q @ k * 0.25 + mask
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    layouts = [Layout.dense(dtype, s) for s in shapes]
+    layouts[1] = Layout(dtype, shapes[1], (40 * 70, 1, 40))
+    got = run_node(device, attention(dtype, *shapes), arrays, inputs=layouts)[0]
+    np.testing.assert_allclose(got.astype(np.float64), weights @ v / weights.sum(-1, keepdims=True) * 2, rtol=0, atol=tolerance)
 
 
 def ran(body: str, arch: int = 80) -> np.ndarray:

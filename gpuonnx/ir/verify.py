@@ -205,7 +205,7 @@ class _Check:
 
     def rows(self, node: g.Call, rows: g.Rows, own: int) -> None:
         """What an attention does between its products reads the scores and the inputs behind the third."""
-        scores = g.Value(node.out.dtype, (*node.out.dims[:-1], node.inputs[1].dims[-1]))
+        scores = g.Value(compute(node.inputs[0].dtype), (*node.out.dims[:-1], node.inputs[1].dims[-1]))
         values, folds = (scores, *node.inputs[3:own]), list[int]()
         if rows.score is not None:
             self.expression(rows.score, node.out.rank, values)

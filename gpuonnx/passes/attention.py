@@ -1,20 +1,23 @@
-"""attention: a product, folds along its rows (softmax, with whatever is before and after it) and a second product run as one kernel."""
+"""attention: a product, folds along its rows (softmax, with whatever is before and after it) and a second product run as one kernel, where the
+device has one for them."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from gpuonnx.ir import graph as g
 from gpuonnx.ir.affine import affine
-from gpuonnx.ir.expr import Expr, postorder
+from gpuonnx.ir.expr import Expr, cast, index, load, postorder
 from gpuonnx.ir.scalar import FOLDS
+from gpuonnx.ir.types import compute
 from gpuonnx.passes.epilogue import OWN
+from gpuonnx.passes.halves import in_halves
 from gpuonnx.passes.rewrite import Trace, change_leaves, kept, merged, readers
 from gpuonnx.passes.views import is_identity, same_shape
 
 if TYPE_CHECKING:
+    from gpuonnx.devices.device import Device
     from gpuonnx.planner.place import Placement
 
-TYPES = ("f32", "f64")
 MOST_OPERANDS = 8
 
 
@@ -22,7 +25,7 @@ def run(placement: Placement, trace: Trace) -> Placement:
     """Every second product whose left operand nobody else reads, and that comes of the first one through one Nest."""
     graph = placement.graph
     makers, count, outside = graph.producers(), readers(graph), kept(graph)
-    fused: dict[g.Node, g.Node] = {}
+    fused: dict[g.Node, list[g.Node]] = {}
     gone: set[g.Node] = set()
     for node in graph.nodes:
         nest = makers.get(node.inputs[0]) if _is_product(node) else None
@@ -32,20 +35,38 @@ def run(placement: Placement, trace: Trace) -> Placement:
         between = (first.out, nest.outputs[0])
         if any(count.get(v, 0) != 1 or v in outside for v in between) or not _fits(first, nest, node, placement):
             continue
-        origins = merged(first.origins, nest.origins, node.origins)
-        if trace.allow("one kernel", origins, "product, rows, product"):
-            made = joined(first, nest, node)
-            placement.side[made], placement.why[made] = placement.side[node], placement.why[node]
+        made = chosen(joined(first, nest, node), makers, placement.devices[placement.side[node]])
+        if made is not None and trace.allow("one kernel", made[-1].origins, "product, rows, product"):
+            for new in made:
+                placement.side[new], placement.why[new] = placement.side[node], placement.why[node]
             fused[node] = made
             gone |= {first, nest}
     if fused:
-        nodes = [fused.get(n, n) for n in graph.nodes if n not in gone]
+        nodes = read([new for n in graph.nodes if n not in gone for new in fused.get(n, [n])], outside)
         placement.graph = g.Graph(graph.inputs, graph.outputs, nodes, graph.constants, graph.symbols, graph.requirements)
     return placement
 
 
+def chosen(call: g.Call, makers: dict[g.Value, g.Node], device: Device) -> list[g.Node] | None:
+    """What takes the place of an attention on a device: of halves if it can, as it stands if it can; None where neither."""
+    narrow = in_halves(call, makers)
+    if narrow is not None and device.supports(narrow[1]) is None:
+        return [*narrow[0], narrow[1]]
+    return [call] if device.supports(call) is None else None
+
+
+def read(nodes: list[g.Node], outside: set[g.Value]) -> list[g.Node]:
+    """Without the Maps and Views that nobody reads."""
+    wanted, out = set(outside), []
+    for node in reversed(nodes):
+        if not isinstance(node, (g.Map, g.View)) or not wanted.isdisjoint(node.outputs):
+            wanted.update(node.inputs)
+            out.append(node)
+    return out[::-1]
+
+
 def _is_product(node: g.Node | None) -> bool:
-    return isinstance(node, g.Call) and node.kernel == "gemm" and all(v.dtype in TYPES for v in (*node.inputs[:2], node.out))
+    return isinstance(node, g.Call) and node.kernel == "gemm"
 
 
 def _scores(nest: g.Nest, makers: dict[g.Value, g.Node]) -> int:
@@ -56,7 +77,7 @@ def _scores(nest: g.Nest, makers: dict[g.Value, g.Node]) -> int:
 
 def _fits(first: g.Call, nest: g.Nest, second: g.Call, placement: Placement) -> bool:
     side = placement.side[second]
-    if side != "host" or any(placement.side[n] != side or n in placement.interpreted for n in (first, nest, second)):
+    if any(placement.side[n] != side or n in placement.interpreted for n in (first, nest, second)):
         return False
     *stages, last = nest.stages
     axis = len(nest.ranges) - 1
@@ -64,7 +85,7 @@ def _fits(first: g.Call, nest: g.Nest, second: g.Call, placement: Placement) -> 
     if nest.over != {axis} or len(nest.outputs) != 1 or len(last) != 1 or any(isinstance(a, g.Store) for stage in stages for a in stage):
         return False
     (store,) = last
-    if not isinstance(store, g.Store) or store.indices != plain or nest.outputs[0].dtype != first.out.dtype or second.out.dtype != first.out.dtype:
+    if not isinstance(store, g.Store) or store.indices != plain or nest.outputs[0].dtype != first.out.dtype:
         return False
     number = nest.inputs.index(first.out)
     exprs = [a.expr for a in (*(f for stage in stages for f in stage), store)]
@@ -96,8 +117,21 @@ def joined(first: g.Call, nest: g.Nest, second: g.Call) -> g.Call:
     done: dict[Expr, Expr] = {}
     *stages, (store,) = nest.stages
     folds = tuple(tuple(g.Fold(a.op, change_leaves(a.expr, leaf, done)) for a in stage if isinstance(a, g.Fold)) for stage in stages)
-    rows = g.Rows(first.epilogue, folds, change_leaves(store.expr, leaf, done))
+    rows = g.Rows(_score(first), folds, _stored(change_leaves(store.expr, leaf, done), nest.outputs[0].dtype))
     mine = len(second.inputs) - second.operands
     inputs = (*first.inputs[:2], second.inputs[1], *operands, *second.inputs[mine:])
     return g.Call(inputs, second.outputs, kernel="attention", attrs={"rows": rows}, epilogue=second.epilogue, operands=second.operands,
                   origins=merged(first.origins, nest.origins, second.origins))
+
+
+def _score(first: g.Call) -> Expr | None:
+    """What becomes of an element of the first product, rounded where it was stored in a narrow type."""
+    stored = first.out.dtype
+    if stored == compute(stored):
+        return first.epilogue
+    return _stored(first.epilogue if first.epilogue is not None else load(0, stored, tuple(map(index, range(first.out.rank)))), stored)
+
+
+def _stored(e: Expr, dtype: str) -> Expr:
+    """Rounded as a store in that type does, unless it is already."""
+    return e if e.op == "round" and e.value == dtype else cast(e, dtype)

@@ -14,19 +14,20 @@ SIZES = "later sizes are read from it"
 
 @dataclass
 class Placement:
-    """`side` and `why` by node; `resident`, the inputs that lie on the device (constants and views follow their use)."""
+    """`side` and `why` by node; `resident`, the inputs that lie on the device (constants and views follow their use); `devices` by side."""
 
     graph: g.Graph
     side: dict[g.Node, str] = field(default_factory=dict)
     why: dict[g.Node, str] = field(default_factory=dict)
     interpreted: set[g.Node] = field(default_factory=set)
     resident: set[g.Value] = field(default_factory=set)
+    devices: dict[str, Device] = field(default_factory=dict)
 
 
 def place(graph: g.Graph, cpu: Device, accelerator: Device | None, carried: int = -1) -> Placement:
     """Decide for every node. A node that no kernel of the CPU can run is interpreted (NumPy), and says why. carried: of the Loop whose body
     this is; what its turns hand on, and what they all read, then lies where it is read and made."""
-    placement = Placement(graph)
+    placement = Placement(graph, devices={HOST: cpu} | ({} if accelerator is None else {DEVICE: accelerator}))
     for node in graph.nodes:
         side, why = _side(node, placement, accelerator)
         placement.side[node], placement.why[node] = side, why

@@ -1,6 +1,8 @@
 """Call "gemm": out[..., M, N] = epilogue(A[..., M, K] @ B[..., K, N]), any strides. float32 and float64 by FMA, halves by tensor cores."""
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gpuonnx.ir.dims import Dim
 from gpuonnx.ir.expr import index
 from gpuonnx.ir.types import compute, size
@@ -49,13 +51,18 @@ def unit_stride(stride: Dim) -> bool:
 
 
 def axes_of(call: Spec) -> Axes:
-    """Batch axes over which A is one tall matrix and B the same are rows."""
-    a, b, out = call.inputs[0], call.inputs[1], call.outputs[0]
+    a, b = call.inputs[0], call.inputs[1]
     assert a is not None and b is not None
+    return axes_over(call.outputs[0], a, (b,))
+
+
+def axes_over(out: Layout, left: Layout, rights: Sequence[Layout]) -> Axes:
+    """Batch axes over which `left` is one tall matrix and the others the same are rows."""
     rank = len(out.shape)
     first, row = rank - 2, rank - 2
-    left, right = strides_of(a, rank), strides_of(b, rank)
-    while first and same(right[first - 1], 0) and (same(left[first - 1], left[first] * out.shape[first]) or same(out.shape[first - 1], 1)):
+    steps, others = strides_of(left, rank), [strides_of(v, rank) for v in rights]
+    while first and all(same(v[first - 1], 0) for v in others) and (
+            same(steps[first - 1], steps[first] * out.shape[first]) or same(out.shape[first - 1], 1)):
         first -= 1
     return Axes(out.shape, tuple(range(first)), tuple(range(first, row + 1)), (rank - 1,), tuple(map(index, range(rank))))
 

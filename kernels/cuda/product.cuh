@@ -146,7 +146,7 @@ template <class T, int BM, int BN, int BK, int TM, int TN> struct Simt {
       __syncthreads();
 #pragma unroll
       for (int i = 0; i < TM; ++i)
-        if (i / (TM / 2) == part)
+        if ((TM > V ? i / (TM / 2) : row(i) / (BM / 2)) == part)
 #pragma unroll
           for (int j = 0; j < TN; ++j) room[(row(i) - part * (BM / 2)) * RIGHT + column(j)] = sum[i][j];
       __syncthreads();
@@ -163,7 +163,9 @@ template <class T, int BM, int BN, int BK, int TM, int TN> struct Simt {
 // ---- sums by tensor cores: slices of 64 bytes of k in shared memory, four of them, in chunks of 16 bytes swizzled against conflicts --
 // By k: [row][64 bytes]. By row: [k][row], for operands whose rows are neighbours in memory.
 __device__ __forceinline__ int chunk_by_k(int row, int chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
-template <int ROWS> __device__ __forceinline__ int chunk_by_row(int k, int chunk) { return k * ROWS * 2 + ((chunk ^ (k & 7)) << 4); }
+template <int ROWS> __device__ __forceinline__ int chunk_by_row(int k, int chunk) {
+  return k * ROWS * 2 + ((chunk ^ (ROWS < 64 ? k >> 1 & 3 : k & 7)) << 4);
+}
 // This lane's row for ldmatrix: 16 rows from `row`, half a slice of k.
 template <int ROWS, bool BY_K> __device__ __forceinline__ int fragment(int row, int half, int next_row, int next_k) {
   const int j = threadIdx.x & 7;
@@ -215,21 +217,21 @@ template <class Mma, int BM, int BN, int WM, int WN, bool LEFT_BY_K, bool RIGHT_
       async_commit();
       const char* now = pool + (s & (STAGES - 1)) * SLICE;
       zeros.slice(now, now + LEFT);
-      half(now, 0);
-      half(now, 1);
+      half(now, now + LEFT, 0);
+      half(now, now + LEFT, 1);
     }
     async_wait<0>();
     __syncthreads();
     zeros.template share<BM, BN>(pool + 2 * SLICE);
   }
-  __device__ __forceinline__ void half(const char* slice, int h) {
+  __device__ __forceinline__ void half(const char* left, const char* right, int h) {
     const int upper = threadIdx.x >> 4 & 1, lower = threadIdx.x >> 3 & 1;
     unsigned a[WM / 16][4], b[WN / 16][4];
 #pragma unroll
-    for (int i = 0; i < WM / 16; ++i) load_fragment<LEFT_BY_K>(a[i], slice + fragment<BM, LEFT_BY_K>(warp_row() + i * 16, h, lower, upper));
+    for (int i = 0; i < WM / 16; ++i) load_fragment<LEFT_BY_K>(a[i], left + fragment<BM, LEFT_BY_K>(warp_row() + i * 16, h, lower, upper));
 #pragma unroll
     for (int j = 0; j < WN / 16; ++j)
-      load_fragment<RIGHT_BY_K>(b[j], slice + LEFT + fragment<BN, RIGHT_BY_K>(warp_column() + j * 16, h, upper, lower));
+      load_fragment<RIGHT_BY_K>(b[j], right + fragment<BN, RIGHT_BY_K>(warp_column() + j * 16, h, upper, lower));
 #pragma unroll
     for (int i = 0; i < WM / 16; ++i)
 #pragma unroll

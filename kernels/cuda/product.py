@@ -5,7 +5,8 @@ into coordinates, merged where every access allows it. Sizes come as words: they
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -71,6 +72,16 @@ class Text:
     def line(self, text: str) -> None:
         self.lines.append("  " + text)
 
+    @contextmanager
+    def reread(self, head: str, tail: str) -> Iterator[None]:
+        """What is written between `head` and `tail` reads its words there, from `later`, so that they take no registers before."""
+        first = len(self.words.args)
+        self.line(head)
+        before, self.lines = self.lines, []
+        yield
+        self.lines = [*before, *self.words.declared(first, source="later").splitlines(), *self.lines]
+        self.line(tail)
+
     # where the block works
     def extent(self, depth: Dim, pieces: Dim, task: str) -> None:
         """Declare `extent` and `task`, whose text is given."""
@@ -82,7 +93,11 @@ class Text:
 
     def split_batch(self, axes: Sequence[int]) -> dict[int, str]:
         """Declare the coordinates of the batch axes themselves, for operands; answers with their names."""
-        return dict(zip(axes, self._split("task.batch", [self.axes.ranges[a] for a in axes], "x", self.line), strict=True))
+        return dict(zip(axes, self.split("task.batch", [self.axes.ranges[a] for a in axes], "x"), strict=True))
+
+    def split(self, flat: str, sizes: Sequence[Dim], prefix: str) -> list[str]:
+        """Declare the coordinates `prefix`0, ... of the row-major position `flat`; answers with their names."""
+        return self._split(flat, sizes, prefix, self.line)
 
     def _split(self, flat: str, sizes: Sequence[Dim], prefix: str, line: Callable[[str], None]) -> list[str]:
         names = [f"{prefix}{k}" for k in range(len(sizes))]
@@ -108,7 +123,7 @@ class Text:
         lines = [f"  const Extent whole = {{{', '.join(f'again[{k}]' for k in range(5))}}};",
                  f"  const Task here = {self.task.replace('extent', 'whole')};"]
         for name, prefix in (("Row", "r"), ("Column", "c")):
-            self._coordinates(name, prefix, lines)
+            lines += self._coordinates(name, prefix, [loop.size for loop in self.groups[f"{prefix}.{prefix}"]])
         self._split("here.batch", [loop.size for loop in self.groups["b"]], "b", lambda text: lines.append("  " + text))
         out = self.call.outputs[0]
         writer = Writer(self.words, self._access, self._named())
@@ -124,13 +139,16 @@ class Text:
         lines.append(f"  const auto out = output<{TAGS[out.dtype]}, {C_TYPES[self.sum]}>({place.base}, {work}, row_of, column_of, value, place);")
         self.lines += ["  const volatile ix* const again = args;", self.words.declared(first, source="again").rstrip("\n"), *lines]
 
-    def _coordinates(self, name: str, prefix: str, lines: list[str]) -> None:
-        group = self.groups[f"{prefix}.{prefix}"]
-        members = ", ".join(f"{prefix}{k}" for k in range(max(1, len(group))))
+    def coordinates(self, name: str, prefix: str, sizes: Sequence[Dim]) -> None:
+        """Declare `<name>_of`, in small letters: the coordinates `prefix`0, ... of a row-major position, as a struct."""
+        self.lines += self._coordinates(name, prefix, sizes)
+
+    def _coordinates(self, name: str, prefix: str, sizes: Sequence[Dim]) -> list[str]:
+        members = ", ".join(f"{prefix}{k}" for k in range(max(1, len(sizes))))
         self.prelude.append(f"struct {name} {{ ix {members}; }};\n")
-        lines.append(f"  const auto {name.lower()}_of = [&](ix at) {{")
-        names = self._split("at", [loop.size for loop in group], prefix, lambda text: lines.append("    " + text))
-        lines += [f"    return {name}{{{', '.join(names) or 'at'}}};", "  };"]
+        lines = [f"  const auto {name.lower()}_of = [&](ix at) {{"]
+        names = self._split("at", sizes, prefix, lambda text: lines.append("    " + text))
+        return [*lines, f"    return {name}{{{', '.join(names) or 'at'}}};", "  };"]
 
     def _named(self) -> dict[int, str]:
         coordinates = {a: "0" for a in range(len(self.axes.ranges))}
@@ -189,6 +207,7 @@ class Tile:
     blocks: int = 1
     shared: int = 0
     store: str = "pool, whole, here, out"
+    unit: str = "Tile::DEPTH"
 
     def tiles(self, axes: Axes) -> Dim:
         return ceildiv(axes.count(axes.rows), self.height) * ceildiv(axes.count(axes.columns), self.width) * axes.count(axes.batch)
@@ -221,40 +240,63 @@ def choose(axes: Axes, depth: Dim, big: Tile | None, small: Tile, skinny: Tile |
     return [c for c in found if not (isinstance(c.serves, int) and not c.serves)]
 
 
+@dataclass(frozen=True)
+class Pieces:
+    """How pieces of k come together: the file, the last line and what writes the text before the results; bytes of the workspace behind the sums."""
+
+    source: str = "product.cuh"
+    together: str = "out.add_pieces(whole, here);"
+    before: Callable[[Text], None] = lambda text: None
+    more: Dim = 0
+
+
+SUMMED = Pieces()
+
+
 def launches(call: Spec, axes: Axes, depth: Dim, sum_type: str, choices: Sequence[Choice], source: str,
-             body: Callable[[Text, Tile], None], packed: tuple[Packed, ...] = ()) -> Build:
-    """The steps of a product: for each choice a launch that is empty where another serves, then the sum of the pieces."""
-    pieces: Dim = 1
-    for choice in choices:
-        pieces = select(choice.serves, choice.pieces, pieces)
-    whole = isinstance(pieces, int) and pieces == 1
+             body: Callable[[Text, Tile], None], packed: tuple[Packed, ...] = (), gather: Pieces = SUMMED) -> Build:
+    """The steps of a product: for each choice a launch that is empty where another serves, then one that puts the pieces together."""
+    pieces = pieces_of(choices)
     steps = []
     for choice in choices:
         tile, text = choice.tile, Text(call, axes, sum_type)
         text.line(f"typedef {tile.text} Tile;")
-        text.extent(depth, choice.pieces, "task_of(extent, Tile::HEIGHT, Tile::WIDTH, Tile::DEPTH)")
+        text.extent(depth, choice.pieces, f"task_of(extent, Tile::HEIGHT, Tile::WIDTH, {tile.unit})")
         body(text, tile)
         operands = len(text.words.args)
-        text.results(not (isinstance(choice.pieces, int) and choice.pieces == 1))
+        text.results(not one(choice.pieces))
         text.line(f"tile.store({tile.store});")
         tasks = choice.serves * tile.tiles(axes) * choice.pieces
         steps.append(text.step(f"{call_name(source)}_{tile.name}", source, operands, tasks, tile.threads, tile.blocks, tile.shared))
-    if whole:
+    if one(pieces):
         return Build(tuple(steps), (), packed)
-    steps.append(_sum_of_pieces(call, axes, depth, sum_type, pieces))
+    steps.append(_gathered(call, axes, depth, sum_type, pieces, gather))
     each = axes.count((*axes.batch, *axes.rows, *axes.columns))
-    return Build(tuple(steps), (select(lt(1, pieces), pieces * each * size(sum_type), 0),), packed)
+    return Build(tuple(steps), (select(lt(1, pieces), pieces * each * size(sum_type) + gather.more, 0),), packed)
+
+
+def pieces_of(choices: Sequence[Choice]) -> Dim:
+    """Into how many pieces the choice that serves cuts k."""
+    pieces: Dim = 1
+    for choice in choices:
+        pieces = select(choice.serves, choice.pieces, pieces)
+    return pieces
+
+
+def one(pieces: Dim) -> bool:
+    return isinstance(pieces, int) and pieces == 1
 
 
 def call_name(source: str) -> str:
     return source.removesuffix(".cu")
 
 
-def _sum_of_pieces(call: Spec, axes: Axes, depth: Dim, sum_type: str, pieces: Dim) -> Step:
+def _gathered(call: Spec, axes: Axes, depth: Dim, sum_type: str, pieces: Dim, gather: Pieces) -> Step:
     text = Text(call, axes, sum_type)
     text.extent(depth, pieces, "element_of(extent)")
+    gather.before(text)
     operands = len(text.words.args)
     text.results(True)
-    text.line("out.add_pieces(whole, here);")
+    text.line(gather.together)
     blocks = ceildiv(axes.count(axes.rows) * axes.count(axes.columns), FINISH_THREADS) * axes.count(axes.batch)
-    return text.step("pieces", "product.cuh", operands, select(lt(1, pieces), blocks, 0), FINISH_THREADS)
+    return text.step("pieces", gather.source, operands, select(lt(1, pieces), blocks, 0), FINISH_THREADS)

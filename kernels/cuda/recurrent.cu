@@ -7,7 +7,7 @@ struct RecurrentArgs {
   ix x, r, h0, c0, peepholes, extra, lens, y, yh, yc, work, numbers, length, batch, hidden, directions;
   ix x_time, x_batch, x_step, h0_direction, h0_batch, h0_step, c0_direction, c0_batch, c0_step, peephole_direction, peephole_step;
   ix extra_direction, extra_step, lens_step, y_time, y_direction, y_batch, y_step, yh_direction, yh_batch, yh_step, yc_direction, yc_batch, yc_step;
-  ix direction, group, fits, reset_after, input_forget, codes[6];
+  ix direction, group, fits, reset_after, input_forget, codes[6], scales;
 };
 template <class real> struct Function {
   int code;
@@ -30,43 +30,77 @@ template <class real> struct Function {
 };
 template <class real> __device__ __forceinline__ real clipped(real x, real limit) { return limit <= 0 ? x : minimum(maximum(x, -limit), limit); }
 
-// use(j, sums): for every unit j, by one thread, the sums over k of v[k] * r[k][gate * hidden + j] for gates FIRST .. FIRST + COUNT - 1.
-template <int THREADS, int GATES, int FIRST, int COUNT, class real, class Use>
-__device__ __forceinline__ void swept(const real* r, const real* v, ix hidden, real* partial, const Use& use) {
+// A state times its weights [k][gate * hidden + j], element by element.
+template <class real> struct RealWeights {
+  typedef real Sum;
+  const real *r, *v;
+  ix hidden;
+  __device__ __forceinline__ ix length() const { return hidden; }
+  __device__ __forceinline__ real state(ix k) const { return v[k]; }
+  __device__ __forceinline__ real add(real sum, real state, ix at) const { return sum + r[at] * state; }
+  __device__ __forceinline__ real whole(real sum, ix) const { return sum; }
+};
+// In bytes, four of k to a word: the state as codes less 128, which stand for (code - zero) * scale; the weights with a scale a column.
+template <class real> struct ByteWeights {
+  typedef int Sum;
+  const int *r, *v;
+  const real* scales;
+  ix hidden;
+  real scale;
+  int lift;
+  __device__ __forceinline__ ix length() const { return (hidden + 3) >> 2; }
+  __device__ __forceinline__ int state(ix k) const { return v[k]; }
+  __device__ __forceinline__ int add(int sum, int state, ix at) const { return __dp4a(r[at], state, sum) + lift * __dp4a(r[at], 0x01010101, 0); }
+  __device__ __forceinline__ real whole(int sum, ix column) const { return (real)sum * (scale * scales[column]); }
+};
+
+// use(j, sums): for every unit j, by one thread, the state times the weights of gates FIRST .. FIRST + COUNT - 1.
+template <int THREADS, int GATES, int FIRST, int COUNT, class Weights, class real, class Use>
+__device__ __forceinline__ void swept(const Weights& w, ix hidden, real* partial, const Use& use) {
+  typedef typename Weights::Sum Sum;
   const int units = hidden < THREADS ? ((int)hidden + 31) / 32 * 32 : THREADS, parts = THREADS / units;
   const int part = threadIdx.x / units, unit = threadIdx.x - part * units;
+  Sum* shared = (Sum*)partial;
   for (ix base = 0; base < hidden; base += units) {
-    const ix j = base + unit;
+    const ix j = base + unit, column = FIRST * hidden + j, length = w.length();
     const bool live = j < hidden && part < parts;
-    real sums[COUNT];
+    Sum sums[COUNT];
 #pragma unroll
     for (int g = 0; g < COUNT; ++g) sums[g] = 0;
     if (live) {
-      const real* column = r + FIRST * hidden + j;
 #pragma unroll 4
-      for (ix k = part; k < hidden; k += parts) {
-        const real value = v[k];
+      for (ix k = part; k < length; k += parts) {
+        const Sum value = w.state(k);
 #pragma unroll
-        for (int g = 0; g < COUNT; ++g) sums[g] += column[(k * GATES + g) * hidden] * value;
+        for (int g = 0; g < COUNT; ++g) sums[g] = w.add(sums[g], value, (k * GATES + g) * hidden + column);
       }
     }
     if (parts > 1) {
 #pragma unroll
-      for (int g = 0; g < COUNT; ++g) partial[g * THREADS + threadIdx.x] = sums[g];
+      for (int g = 0; g < COUNT; ++g) shared[g * THREADS + threadIdx.x] = sums[g];
       __syncthreads();
       if (live && part == 0)
         for (int p = 1; p < parts; ++p)
 #pragma unroll
-          for (int g = 0; g < COUNT; ++g) sums[g] += partial[g * THREADS + p * units + unit];
+          for (int g = 0; g < COUNT; ++g) sums[g] += shared[g * THREADS + p * units + unit];
     }
-    if (live && part == 0) use(j, sums);
+    if (live && part == 0) {
+      real whole[COUNT];
+#pragma unroll
+      for (int g = 0; g < COUNT; ++g) whole[g] = w.whole(sums[g], g * hidden + column);
+      use(j, whole);
+    }
     if (parts > 1) __syncthreads();
   }
   __syncthreads();
 }
 
-// q = the states of all entries through 8 bits, scale and zero point from their range (as DynamicQuantizeLinear).
-template <int THREADS, class real, class State> __device__ __forceinline__ void quantize(const State& state, real* q, ix entries, ix hidden, real* partial) {
+// The states of all entries through 8 bits, scale and zero point from their range (as DynamicQuantizeLinear).
+template <class real> struct Range {
+  real scale, zero;
+  __device__ __forceinline__ real code(real x) const { return minimum(maximum(g_rint(x / scale) + zero, (real)0), (real)255); }
+};
+template <int THREADS, class real, class State> __device__ __forceinline__ Range<real> range_of(const State& state, ix entries, ix hidden, real* partial) {
   real low = 0, high = 0;
   for (ix i = threadIdx.x; i < entries * hidden; i += THREADS) {
     const real x = state(i);
@@ -77,11 +111,39 @@ template <int THREADS, class real, class State> __device__ __forceinline__ void 
   __syncthreads();
   for (int w = 0; w < THREADS / 32; ++w) low = minimum(low, partial[w]), high = maximum(high, partial[THREADS / 32 + w]);
   const real scale = high > low ? (high - low) / (real)255 : (real)1;
-  const real zero = minimum(maximum(g_rint(-low / scale), (real)0), (real)255);
-  for (ix i = threadIdx.x; i < entries * hidden; i += THREADS)
-    q[i] = (minimum(maximum(g_rint(state(i) / scale) + zero, (real)0), (real)255) - zero) * scale;
+  return Range<real>{scale, minimum(maximum(g_rint(-low / scale), (real)0), (real)255)};
+}
+template <int THREADS, class real, class State>
+__device__ __forceinline__ void quantize(const Range<real>& range, const State& state, real* q, ix entries, ix hidden) {
+  for (ix i = threadIdx.x; i < entries * hidden; i += THREADS) q[i] = (range.code(state(i)) - range.zero) * range.scale;
   __syncthreads();
 }
+template <int THREADS, class real, class State>
+__device__ __forceinline__ void quantize(const Range<real>& range, const State& state, signed char* q, ix entries, ix hidden) {
+  const ix line = (hidden + 3) & ~3ll;
+  for (ix i = threadIdx.x; i < entries * line; i += THREADS) {
+    const ix e = quotient(i, line), j = i - e * line;
+    q[i] = j < hidden ? (signed char)((int)range.code(state(e * hidden + j)) - 128) : (signed char)0;
+  }
+  __syncthreads();
+}
+// The weights as `recur` reads them: by QUANTIZED, in reals or in bytes.
+enum { STATE_REAL, STATE_BYTES, ALL_BYTES };
+template <class real, int QUANTIZED> struct WeightsOf {
+  typedef real code;
+  static __device__ __forceinline__ RealWeights<real> at_entry(ix r, ix direction, const real*, const Range<real>&, const real* v, ix, ix hidden, int gates) {
+    return RealWeights<real>{at<const real>(r) + direction * hidden * gates * hidden, v, hidden};
+  }
+};
+template <class real> struct WeightsOf<real, ALL_BYTES> {
+  typedef signed char code;
+  static __device__ __forceinline__ ByteWeights<real> at_entry(ix r, ix direction, const real* scales, const Range<real>& range, const real* q, ix e, ix hidden,
+                                                               int gates) {
+    const ix words = (hidden + 3) >> 2;
+    return ByteWeights<real>{at<const int>(r) + direction * words * gates * hidden, (const int*)q + e * words, scales + direction * gates * hidden, hidden,
+                             range.scale, 128 - (int)range.zero};
+  }
+};
 
 template <class T, int CELL, int THREADS, int QUANTIZED> __device__ void recur(ix* ctx, const ix* args) {
   typedef typename T::wide real;
@@ -102,7 +164,9 @@ template <class T, int CELL, int THREADS, int QUANTIZED> __device__ void recur(i
     const ix number = direction * FUNCTIONS + k;
     f[k].code = (int)a.codes[number], f[k].alpha = numbers[2 * number], f[k].beta = numbers[2 * number + 1];
   }
-  const real* r = at<const real>(a.r) + direction * hidden * GATES * hidden;
+  typedef WeightsOf<real, QUANTIZED> Weights;
+  const real* scales = at<const real>(a.scales);
+  Range<real> range{(real)1, (real)0};
   const real* peephole = a.peepholes ? at<const real>(a.peepholes) + direction * a.peephole_direction : 0;
   const real* extra = a.extra ? at<const real>(a.extra) + direction * a.extra_direction : 0;
   const bool backwards = a.direction == REVERSE_ONLY || (a.direction == BOTH && direction == 1);
@@ -122,8 +186,11 @@ template <class T, int CELL, int THREADS, int QUANTIZED> __device__ void recur(i
   }
   __syncthreads();
   for (ix number = 0; number < a.length; ++number) {
-    if (QUANTIZED)
-      quantize<THREADS>([&](ix i) { return state_at(quotient(i, hidden), number)[i - quotient(i, hidden) * hidden]; }, q, entries, hidden, partial);
+    if (QUANTIZED) {
+      const auto was = [&](ix i) { return state_at(quotient(i, hidden), number)[i - quotient(i, hidden) * hidden]; };
+      range = range_of<THREADS>(was, entries, hidden, partial);
+      quantize<THREADS>(range, was, (typename Weights::code*)q, entries, hidden);
+    }
     for (ix e = 0; e < entries; ++e) {
       const ix b = first + e, steps = steps_of(e);
       real* y = a.y ? at<real>(a.y) + direction * a.y_direction + b * a.y_batch : 0;
@@ -137,32 +204,33 @@ template <class T, int CELL, int THREADS, int QUANTIZED> __device__ void recur(i
       const real* h = state_at(e, number);
       real *next = state_at(e, number + 1), *own = c + e * hidden, *gate_z = q + e * hidden;
       const auto gate = [&](int g, ix j, real sum) { return x[(g * hidden + j) * a.x_step] + sum; };
+      const auto weights = [&](const real* v) { return Weights::at_entry(a.r, direction, scales, range, v, e, hidden, GATES); };
       const auto finish = [&](ix j, real value) {
         next[j] = value;
         if (y) y[t * a.y_time + j * a.y_step] = value;
       };
       if (CELL == RNN) {
-        swept<THREADS, GATES, 0, 1>(r, h, hidden, partial, [&](ix j, const real* s) { finish(j, f[0](clipped(gate(0, j, s[0]), limit))); });
+        swept<THREADS, GATES, 0, 1>(weights(h), hidden, partial, [&](ix j, const real* s) { finish(j, f[0](clipped(gate(0, j, s[0]), limit))); });
       } else if (CELL == GRU) {
         const int last = FUNCTIONS - 1, blend = GATES - 1;
         if (a.reset_after) {
-          swept<THREADS, GATES, 0, GATES>(r, h, hidden, partial, [&](ix j, const real* s) {
+          swept<THREADS, GATES, 0, GATES>(weights(h), hidden, partial, [&](ix j, const real* s) {
             const real z = f[0](clipped(gate(0, j, s[0]), limit)), reset = f[0](clipped(gate(1, j, s[1 % GATES]), limit));
             const real after = s[blend] + (extra ? extra[j * a.extra_step] : (real)0);
             finish(j, ((real)1 - z) * f[last](clipped(gate(blend, j, reset * after), limit)) + z * h[j]);
           });
         } else {
-          swept<THREADS, GATES, 0, GATES == 3 ? 2 : 1>(r, h, hidden, partial, [&](ix j, const real* s) {
+          swept<THREADS, GATES, 0, GATES == 3 ? 2 : 1>(weights(h), hidden, partial, [&](ix j, const real* s) {
             gate_z[j] = f[0](clipped(gate(0, j, s[0]), limit));
             own[j] = f[0](clipped(gate(1, j, s[GATES == 3 ? 1 : 0]), limit)) * h[j];
           });
-          swept<THREADS, GATES, GATES - 1, 1>(r, own, hidden, partial, [&](ix j, const real* s) {
+          swept<THREADS, GATES, GATES - 1, 1>(weights(own), hidden, partial, [&](ix j, const real* s) {
             finish(j, ((real)1 - gate_z[j]) * f[last](clipped(gate(blend, j, s[0]), limit)) + gate_z[j] * h[j]);
           });
         }
       } else {
         const int last = FUNCTIONS - 1, middle = FUNCTIONS / 2;
-        swept<THREADS, GATES, 0, GATES>(r, QUANTIZED ? q + e * hidden : h, hidden, partial, [&](ix j, const real* s) {
+        swept<THREADS, GATES, 0, GATES>(weights(QUANTIZED == ALL_BYTES ? q : QUANTIZED ? q + e * hidden : h), hidden, partial, [&](ix j, const real* s) {
           real in = gate(0, j, s[0]), out = gate(1, j, s[1 % GATES]), forget = gate(2, j, s[2 % GATES]);
           const real was = own[j];
           if (peephole) in += peephole[j * a.peephole_step] * was, forget += peephole[(2 * hidden + j) * a.peephole_step] * was;

@@ -21,15 +21,15 @@ MOST_CODES, SCALES = 6, 7
 
 
 def build_cell(cell: str, call: Spec) -> Build:
-    x, r, h0, c0, peepholes, extra, lens = (*call.inputs, *[None] * 7)[:7]
+    x, r, h0, c0, peepholes, extra, lens, scales = (*call.inputs, *[None] * 8)[:8]
     assert x is not None and r is not None
     unit, tag = size(x.dtype), TAGS[x.dtype]
     directions, hidden = r.shape[0], r.shape[2]
     length, batch, gates = x.shape[0], x.shape[1], GATES[cell]
-    turned, turning, work, packed = _transposed(call, r, gates * hidden, tag)
+    turned, turning, work, packed = _transposed(call, r, gates * hidden, tag) if scales is None else _words(call)
     constants = [v for _, alpha, beta in call.attrs["activations"] for v in (alpha, beta)]
     numbers = np.array([*constants, call.attrs.get("clip", 0.0)], numpy_dtype(x.dtype))
-    threads, quantized = THREADS[x.dtype], int(bool(call.attrs.get("quantized_state", 0)))
+    threads, quantized = THREADS[x.dtype], int(bool(call.attrs.get("quantized_state", 0))) * (1 if scales is None else 2)
     group: Dim = batch if quantized else 1
     tasks = directions if quantized else directions * batch
     state = 4 * group * hidden * unit
@@ -41,7 +41,8 @@ def build_cell(cell: str, call: Spec) -> Build:
         *(Ref("out", k) if o is not None else 0 for k, o in enumerate(outs)), Ref("work", len(work)), Ref("packed", len(packed)),
         length, batch, hidden, directions, *x.strides, *_strides(h0, 3), *_strides(c0, 3), *_strides(peepholes, 2), *_strides(extra, 2),
         *_strides(lens, 1), *_strides(outs[0], 4), *_strides(outs[1], 3), *_strides(outs[2], 3), DIRECTIONS.index(call.attrs["direction"]), group,
-        fits, call.attrs.get("linear_before_reset", 0), call.attrs.get("input_forget", 0), *codes, *[0] * (MOST_CODES - len(codes)))
+        fits, call.attrs.get("linear_before_reset", 0), call.attrs.get("input_forget", 0), *codes, *[0] * (MOST_CODES - len(codes)),
+        0 if scales is None else Ref("packed", 1))
     code = kernel("recurrent", "recur", tag, cell.upper(), threads, quantized, threads=threads)
     step = Step(code, args, tasks, threads, threads * gates * unit + select(fits, state, 0))
     return Build((*turning, step), (*work, select(fits, 0, tasks * state)), (*packed, Packed((), lambda: numbers)))
@@ -59,11 +60,18 @@ def _transposed(call: Spec, r: Layout, rows: Dim, tag: str) -> tuple[Ref, tuple[
 
 
 def _turned(call: Spec) -> np.ndarray:
-    """r [D, H, gates * H] in the type of x; weights of 8 bits times their scales."""
-    x, array = call.inputs[0], call.constants[1].swapaxes(1, 2)
-    assert x is not None
-    scales = call.constants[SCALES][:, None] if SCALES in call.constants else 1
-    return np.ascontiguousarray(array * scales, numpy_dtype(x.dtype))
+    """r [D, gates * H, H] as [D, H, gates * H]."""
+    return np.ascontiguousarray(call.constants[1].swapaxes(1, 2))
+
+
+def _words(call: Spec) -> tuple[Ref, tuple[Step, ...], tuple[Dim, ...], tuple[Packed, ...]]:
+    """int8 r [D, gates * H, H] as [D, H / 4, gates * H, 4], with zeros at the end, and the scales of its rows."""
+    r, scales = call.constants[1], call.constants[SCALES]
+
+    def words() -> np.ndarray:
+        padded = np.pad(r, ((0, 0), (0, 0), (0, -r.shape[2] % 4)))
+        return np.ascontiguousarray(padded.reshape(*r.shape[:2], -1, 4).swapaxes(1, 2))
+    return Ref("packed", 0), (), (), (Packed(("words",), words), Packed(("scales",), lambda: np.ascontiguousarray(scales)))
 
 
 def _at(layout: Layout | None, number: int) -> Arg:
