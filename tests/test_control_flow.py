@@ -2,11 +2,13 @@
 from __future__ import annotations
 
 import shutil
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx.parser
 import pytest
+from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import gpuonnx
@@ -254,3 +256,31 @@ def test_no_turn_of_a_loop_whose_scan_is_not_declared() -> None:
     x = np.ones((2, 3), np.float32)
     assert session.run({"x": x, "trip": np.array(0)})["y"].tolist() == [0, 2, 3]
     assert session.run({"x": x, "trip": np.array(2)})["y"].tolist() == [2, 2, 3]
+
+
+def test_a_carried_value_whose_rank_nobody_declares() -> None:
+    """What a branch gives has a rank that only the run tells, so nothing is known of the body's results; the carried value is reshaped."""
+    def node(op: str, inputs: str, outputs: str, **attributes: Any) -> onnx.NodeProto:
+        return helper.make_node(op, inputs.split(), outputs.split(), **attributes)
+
+    def graph(name: str, nodes: list[onnx.NodeProto], inputs: list[str], outputs: list[str]) -> onnx.GraphProto:
+        made = helper.make_graph(nodes, name, [helper.make_empty_tensor_value_info(i) for i in inputs], [])
+        made.output.extend(helper.make_empty_tensor_value_info(o) for o in outputs)
+        return made
+    last = graph("last", [node("Unsqueeze", "rows one", "r1")], [], ["r1"])
+    other = graph("other", [node("ReduceSum", "rows one", "r2", keepdims=0)], [], ["r2"])
+    body = graph("body", [
+        node("Reshape", "i minus", "s"), node("Add", "s one", "t"), node("Slice", "w s t", "rows"), node("Equal", "i top", "c"),
+        node("If", "c", "row", then_branch=last, else_branch=other), node("SequenceInsert", "q row", "q2"), node("Add", "i unit", "i2"),
+        node("Less", "i2 n", "go2")], ["it", "go", "i", "q"], ["go2", "i2", "q2"])
+    nodes = [node("SequenceEmpty", "", "q0"), node("Less", "nought n", "go0"), helper.make_node("Loop", ["", "go0", "nought", "q0"], ["last_i", "q1"], body=body),
+             node("SequenceAt", "q1 nought", "first"), node("SequenceLength", "q1", "count")]
+    constants = {"minus": np.array([-1]), "one": np.array([1]), "unit": np.array(1), "nought": np.array(0), "top": np.array(2)}
+    made = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("w", 1, ["R", 3]), helper.make_tensor_value_info("n", 7, [])],
+                             [helper.make_tensor_value_info("first", 1, None), helper.make_tensor_value_info("count", 7, [])],
+                             [numpy_helper.from_array(v, k) for k, v in constants.items()])
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    w = np.arange(12, dtype=np.float32).reshape(4, 3)
+    found = gpuonnx.load(model, device="cpu").run({"w": w, "n": np.array(3)})
+    np.testing.assert_allclose(found["first"], [3.0])
+    assert found["count"] == 3

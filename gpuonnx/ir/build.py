@@ -37,10 +37,16 @@ class Tensor:
         self.value, self.builder = value, owner
 
     dtype = property(lambda self: self.value.dtype)
-    shape: Any = property(lambda self: self.value.dims)
-    rank = property(lambda self: len(self.value.dims))
+    rank = property(lambda self: len(self.shape))
     kind = property(lambda self: types.kind(self.value.dtype))
     is_tensor = property(lambda self: self.value.shape is not None)
+
+    @property
+    def shape(self) -> Any:
+        """Raises NeedsRun where only the run tells how many axes there are."""
+        if self.value.shape is None:
+            raise NeedsRun(f"{self.builder.origin}: the number of axes of {self.value.name or 'a value'}")
+        return self.value.dims
 
     def __repr__(self) -> str:
         return f"Tensor({self.value})"

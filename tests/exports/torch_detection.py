@@ -120,7 +120,7 @@ def rotated_boxes() -> Made:
     return Fn(f), [t(3, 5), t(7, 5)]
 
 
-@network(one_size=("torchscript",))
+@network(one_size=("torchscript", "dynamo"))
 def query_decoder() -> Made:
     class Detr(nn.Module):
         def __init__(self) -> None:

@@ -53,7 +53,7 @@ def resize_half() -> Made:
     return in_type(torch_layers.resize_bilinear(), torch.float16)
 
 
-@network(exporters=("dynamo",), **BRAIN)
+@network(exporters=("dynamo",), broken={"dynamo": "its weights stayed float32 beside inputs in bfloat16"}, **BRAIN)
 def resnet_bfloat() -> Made:
     return in_type(torch_images.resnet(), torch.bfloat16)
 
