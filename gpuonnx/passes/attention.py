@@ -9,7 +9,6 @@ from gpuonnx.ir.affine import affine
 from gpuonnx.ir.expr import Expr, cast, index, load, postorder
 from gpuonnx.ir.scalar import FOLDS
 from gpuonnx.ir.types import compute
-from gpuonnx.passes.epilogue import OWN
 from gpuonnx.passes.halves import in_halves
 from gpuonnx.passes.rewrite import Trace, change_leaves, kept, merged, readers
 from gpuonnx.passes.views import is_identity, same_shape
@@ -29,7 +28,7 @@ def run(placement: Placement, trace: Trace) -> Placement:
     gone: set[g.Node] = set()
     for node in graph.nodes:
         nest = makers.get(node.inputs[0]) if _is_product(node) else None
-        first = makers.get(nest.inputs[_scores(nest, makers)]) if isinstance(nest, g.Nest) and _scores(nest, makers) >= 0 else None
+        first = _scores(nest, makers) if isinstance(nest, g.Nest) else None
         if not isinstance(node, g.Call) or not isinstance(nest, g.Nest) or not isinstance(first, g.Call):
             continue
         between = (first.out, nest.outputs[0])
@@ -69,10 +68,10 @@ def _is_product(node: g.Node | None) -> bool:
     return isinstance(node, g.Call) and node.kernel == "gemm"
 
 
-def _scores(nest: g.Nest, makers: dict[g.Value, g.Node]) -> int:
-    """Which input of the nest is a product over the nest's own ranges; -1 if none is."""
-    found = [k for k, v in enumerate(nest.inputs) if _is_product(makers.get(v)) and same_shape(v.dims, nest.ranges)]
-    return found[0] if len(found) == 1 else -1
+def _scores(nest: g.Nest, makers: dict[g.Value, g.Node]) -> g.Node | None:
+    """The product over the nest's own ranges that it reads; None if there is none, or several."""
+    found = [makers[v] for v in nest.inputs if _is_product(makers.get(v)) and same_shape(v.dims, nest.ranges)]
+    return found[0] if len(found) == 1 else None
 
 
 def _fits(first: g.Call, nest: g.Nest, second: g.Call, placement: Placement) -> bool:
@@ -81,7 +80,7 @@ def _fits(first: g.Call, nest: g.Nest, second: g.Call, placement: Placement) -> 
         return False
     *stages, last = nest.stages
     axis = len(nest.ranges) - 1
-    plain = tuple(Expr("index", (), "ix", k) for k in range(axis + 1))
+    plain = tuple(map(index, range(axis + 1)))
     if nest.over != {axis} or len(nest.outputs) != 1 or len(last) != 1 or any(isinstance(a, g.Store) for stage in stages for a in stage):
         return False
     (store,) = last
@@ -93,10 +92,8 @@ def _fits(first: g.Call, nest: g.Nest, second: g.Call, placement: Placement) -> 
         return False
     if len(nest.inputs) + first.operands > MOST_OPERANDS or first.inputs[0].rank != second.out.rank or second.inputs[1].rank != second.out.rank:
         return False
-    for e in postorder(tuple(exprs)):
-        if e.op == "load" and (e.value == number and not is_identity(e.args, nest.ranges) or any(affine(i) is None for i in e.args)):
-            return False
-    return all(e.op in (*OWN, "folded") or not e.op.startswith("arg") for e in postorder(tuple(exprs)))
+    return not any(e.op == "load" and (e.value == number and not is_identity(e.args, nest.ranges) or any(affine(i) is None for i in e.args))
+                   for e in postorder(tuple(exprs)))
 
 
 def joined(first: g.Call, nest: g.Nest, second: g.Call) -> g.Call:

@@ -272,6 +272,7 @@ class Runner:
         if alone and body.how == "natively":
             body.how = f"natively, but for {alone} of {at.turn} turns in the last run"
 
+
 def tensor(value: Any, dtype: str) -> np.ndarray:
     """Contiguous, aligned, of the declared element type."""
     array, wanted = np.asarray(value), types.numpy_dtype(dtype)

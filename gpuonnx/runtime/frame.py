@@ -216,7 +216,10 @@ class Frame:
 
     # tensors
     def shape(self, ref: TensorRef) -> tuple[int, ...]:
-        return tuple(self.registers[list(ref.shape)].tolist()) if ref.shape else ()
+        return self._read(ref.shape)
+
+    def _read(self, registers: Sequence[int]) -> tuple[int, ...]:
+        return tuple(self.registers[list(registers)].tolist()) if registers else ()
 
     def value(self, ref: TensorRef) -> Any:
         """A tensor or Python value as Python sees it; tensors are views of live memory."""
@@ -234,7 +237,7 @@ class Frame:
         start = int(self.registers[ref.offset])
         if kind == "arena":
             start += -address(owner) % ALIGNMENT
-        shape, strides = self.shape(ref), tuple(self.registers[list(ref.strides)].tolist()) if ref.strides else ()
+        shape, strides = self.shape(ref), self._read(ref.strides)
         if dtype.hasobject:
             first = owner.reshape(-1)[start // dtype.itemsize:]
             return np.lib.stride_tricks.as_strided(first, shape, strides) if 0 not in shape else np.empty(shape, object)

@@ -195,7 +195,6 @@ class Products:
         return [arguments(p, {"rows": self.high, "columns": p.columns, "panels": ceildiv(p.columns, n), "factors": self.factors}, Real(self.dtype))
                 for p, n in zip(problems, nr, strict=True)]
 
-
     def scaled(self) -> tuple[Plan, int]:
         """The epilogue over results times their row's factor, an operand whose place the kernel itself fills in, and its number."""
         rank, dtype = len(self.out.shape), self.dtype

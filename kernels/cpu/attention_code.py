@@ -29,13 +29,12 @@ class Attention:
     def text(self, symbol: str) -> str:
         self.module = ir.Module(symbol)
         between = self.render_between()
-        blocks, start = [], 0
+        blocks, start, own = [], 0, sum(len(c.names) for way in self.ways for c in way)
         for number, (first, second) in enumerate(self.ways):
             scores, mix = (self.contraction(c, f"{name}{number}.") for name, c in (("scores", first), ("mix", second)))
-            own = sum(len(c.names) for way in self.ways for c in way)
             blocks.append([(scores, start), (between, own), (mix, start + len(first.names))])
             start += len(first.names) + len(second.names)
-        self.render_entry(symbol, blocks, start)
+        self.render_entry(symbol, blocks, own)
         return str(self.module)
 
     def contraction(self, form: Contraction, prefix: str) -> Any:
