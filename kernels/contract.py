@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from gpuonnx.ir.dims import Dim
-from gpuonnx.ir.expr import Expr
+from gpuonnx.ir.expr import Expr, index, postorder
+from gpuonnx.ir.inplace import only_at
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,13 @@ class Epilogue:
     expr: Expr
     operands: tuple[Layout, ...] = ()
 
+    def in_place(self) -> tuple[tuple[Ref, int], ...]:
+        """Operands that each element of output 0 alone reads, at its own index: a kernel that has its whole sum when it comes
+        to the epilogue may write over them."""
+        rank = next((len(e.args) for e in postorder((self.expr,)) if e.op == "load" and e.value == 0), 0)
+        own = tuple(map(index, range(rank)))
+        return tuple((Ref("extra", k), 0) for k in range(len(self.operands)) if only_at((self.expr,), k + 1, own))
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -68,6 +76,9 @@ class Spec:
     attrs: Mapping[str, Any] = field(default_factory=dict)
     constants: Mapping[int, np.ndarray] = field(default_factory=dict)
     epilogue: Epilogue | None = None
+
+    def in_place(self) -> tuple[tuple[Ref, int], ...]:
+        return self.epilogue.in_place() if self.epilogue is not None else ()
 
 
 @dataclass(frozen=True)
@@ -103,11 +114,13 @@ class Packed:
 
 @dataclass(frozen=True)
 class Build:
-    """The steps of one Call in order, the bytes of each workspace (`Ref("work", k)`), the packed constants."""
+    """The steps of one Call in order, the bytes of each workspace (`Ref("work", k)`), the packed constants; in_place:
+    (operand, output) pairs that may be one memory if both lie alike in it."""
 
     steps: tuple[Step, ...]
     work: tuple[Dim, ...] = ()
     packed: tuple[Packed, ...] = ()
+    in_place: tuple[tuple[Ref, int], ...] = ()
 
 
 # ctx, an int64 array shared by the tasks of one run. A kernel that meets an error stores value, limit, then code. On the CPU a kernel may

@@ -8,8 +8,9 @@ from gpuonnx.ir import types
 from gpuonnx.ir.affine import affine
 from gpuonnx.ir.dims import Dim
 from gpuonnx.ir.expr import Expr, apply, cast, index, load, postorder
+from gpuonnx.ir.inplace import overwritable
 from gpuonnx.ir.scalar import FOLDS
-from gpuonnx.kernels.contract import Arg, Build, Kernel, Layout, Step
+from gpuonnx.kernels.contract import Arg, Build, Kernel, Layout, Ref, Step
 
 OWN = {"const", "dim", "index", "load", "folded", "guard", "cast", "round"}
 COMBINES = {"add": "add", "mul": "mul", "max": "max", "min": "min"}
@@ -46,9 +47,10 @@ def build(node: g.Node, inputs: tuple[Layout, ...], outputs: tuple[Layout, ...])
     if isinstance(node, g.Scatter):
         return _scatter(node, inputs, outputs)
     nest, output = keep(as_nest(node))
+    in_place = tuple((Ref("in", k), o) for k, o in overwritable(nest))
     if output < 0:
-        return Build((_step(*arrange(nest, inputs, outputs)),))
-    return Build((_step(*arrange(nest, (*inputs, outputs[output]), outputs, own=(len(inputs), output))),))
+        return Build((_step(*arrange(nest, inputs, outputs)),), in_place=in_place)
+    return Build((_step(*arrange(nest, (*inputs, outputs[output]), outputs, own=(len(inputs), output))),), in_place=in_place)
 
 
 def _step(form: Form, args: tuple[Arg, ...], tasks: Dim) -> Step:

@@ -382,7 +382,7 @@ class Values:
         if self.here.tile is not None and self._tiled(e.value, access):
             return b.widen(self.tiled(e.value, access), access.stored)
         offset, vector, mask = self.place(e.value, access)
-        pointer = self.pointer(access, offset)
+        pointer = self._readable(self.pointer(access, offset))
         if not self.same(e):
             wide = None if mask is None else self.spread(mask, self.full)
             if vector is not None:
@@ -392,6 +392,13 @@ class Values:
             pointer = b.select(self.some(mask), pointer, self.args)
         one = b.load(pointer, typ=STORED[access.stored], align=SIZES[access.stored])
         return b.widen(b.splat(one), access.stored)
+
+    def _readable(self, pointer: Any) -> Any:
+        """The pointer, or that of the arguments where a condition that all lanes share is not met: a masked load that nothing is
+        read by still costs microseconds where there is no page."""
+        for condition in (c for c in self.here.conditions if c.type.count == 1):
+            pointer = self.b.select(self.some(condition), pointer, self.args)
+        return pointer
 
     def _tiled(self, number: int, access: Access) -> bool:
         f = self.form

@@ -18,6 +18,7 @@ from gpuonnx.errors import UnsupportedOp
 from gpuonnx.ir.dims import Dim
 from gpuonnx.ir.expr import Expr, dim, folded, index, load
 from gpuonnx.ir.graph import Assemble, Call, Copy, Fold, Map, Nest, Node, Prefix, Reduce, Scatter, Store, View
+from gpuonnx.ir.inplace import overwritable
 from gpuonnx.kernels.contract import Build, Epilogue, Layout, Ref, Spec, Step
 from gpuonnx.kernels.cuda.expression import unsupported_expression, unsupported_type
 
@@ -108,7 +109,8 @@ def build_node(node: Node, inputs: Sequence[Layout], outputs: Sequence[Layout], 
             return Build(tuple(_assemble(node, reads, writes[0])))
         case Nest() | Reduce() | Map() | View() | Copy():
             nest = as_nest(node, inputs)
-            return split_steps(nest, reads, writes) or Build((nest_step(nest, reads, writes),))
+            in_place = tuple((Ref("in", k), o) for k, o in overwritable(nest))
+            return split_steps(nest, reads, writes) or Build((nest_step(nest, reads, writes),), in_place=in_place)
     raise UnsupportedOp(f"{type(node).__name__} has no CUDA form")
 
 

@@ -104,7 +104,7 @@ def _gemm(call: Spec) -> Build | None:
     axes = [Axis(n, x * 2, y) for n, x, y in zip((*out.shape[:-2], out.shape[-2]), (*left, strides[-2]), (*right, 0), strict=True)]
     plan = analyse(out, call.epilogue, "i32", identity(len(out.shape)))
     problem = Problem("i32", source, where, tuple(axes), columns, (), ceildiv(depth, PAIR), plan, nr // lanes_of("i32"))
-    return Build((*copies.steps, contraction(problem, Pairs())), tuple(copies.work), packed)
+    return Build((*copies.steps, contraction(problem, Pairs())), tuple(copies.work), packed, call.in_place())
 
 
 def _constant(call: Spec) -> tuple[np.ndarray, np.ndarray | None] | None:
@@ -161,7 +161,7 @@ def _conv(call: Spec) -> Build | None:
     ref = replace(source, offset=source.offset + corner * 2)
     problem = Problem("i32", ref, Ref("packed", 0), tuple(axes), each, tuple(t for t in taps if t[0] != 1), run, plan, nr // lanes_of("i32"))
     packed = Packed(("pairs", nr, group), lambda: _weights(array, zero, group, inner if group == 1 else channels, nr))
-    return Build((*copies.steps, contraction(problem, Pairs())), tuple(copies.work), (packed,))
+    return Build((*copies.steps, contraction(problem, Pairs())), tuple(copies.work), (packed,), call.in_place())
 
 
 def _weights(array: np.ndarray, zero: np.ndarray | None, group: int, inner: int, nr: int) -> np.ndarray:

@@ -44,6 +44,21 @@ class SizeProgram:
         self._seen[d] = out
         return out
 
+    def sum(self, registers: list[int]) -> int:
+        """The register that will hold the sum of others."""
+        return self._folded("+", registers)
+
+    def largest(self, registers: list[int]) -> int:
+        """The register that will hold the largest of others."""
+        return self._folded("max", registers)
+
+    def _folded(self, op: str, registers: list[int]) -> int:
+        """What is known is one constant; 0 is neutral to both, as sizes are not negative."""
+        numbers = [self.slots[r][1] for r in registers if self.slots[r][0] == "const"]
+        number = sum(numbers) if op == "+" else max(numbers, default=0)
+        rest = [r for r in registers if self.slots[r][0] != "const"]
+        return self._nary(op, [*rest, self._slot("const", number)] if number or not rest else rest)
+
     def _nary(self, op: str, registers: list[int]) -> int:
         if op in ("+", "*", "min", "max", "bcast"):
             return reduce(lambda x, y: self._slot(op, (x, y)), registers)

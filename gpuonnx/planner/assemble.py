@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -319,14 +319,18 @@ class Assembler:
         axes = tuple(map(index, range(value.rank)))
         copy = g.Map((value,), (stand,), expr=load(0, value.dtype, axes), origins=node.origins)
         self.placement.why[copy] = why
-        self._build(copy, side, [source], [target])
+        self._build(copy, side, [source], [target], alone=False)
 
-    def _build(self, node: g.Node, side: str, sources: Sequence[Place], targets: Sequence[Place]) -> None:
+    def _build(self, node: g.Node, side: str, sources: Sequence[Place], targets: Sequence[Place], alone: bool = True) -> None:
+        """alone: nothing else of this position reads what the node reads."""
         inputs = tuple(Layout(v.dtype, v.dims, s.strides) for v, s in zip(node.inputs, sources, strict=True))
         outputs = tuple(Layout(v.dtype, v.dims, t.strides) for v, t in zip(node.outputs, targets, strict=True))
         constants = {k: self.graph.constants[v] for k, v in enumerate(node.inputs) if v in self.graph.constants}
         build = self.devices[side].build(node, inputs, outputs, constants)
         action = Action(node, self.position, side, build, (sources, targets))
+        for ref, number in build.in_place if alone else ():
+            k = ref.number if ref.space == "in" else len(sources) - cast(g.Call, node).operands + ref.number
+            _lies_over(sources, k, targets[number], self.position)
         for size in build.work:
             work = self.buffer(side, "arena", len(self.buffers), size)
             work.touch(self.position)
@@ -339,6 +343,15 @@ class Assembler:
                 self.packed_buffers[key, side] = made
             action.packed.append(made)
         self.actions.append(action)
+
+
+def _lies_over(sources: Sequence[Place], k: int, target: Place, position: int) -> None:
+    """Note that a result may take the memory of operand k: all of it, alike, where no other operand lies there too."""
+    old, new = sources[k].buffer, target.buffer
+    alike = (sources[k].offset, *sources[k].strides, old.side, old.size) == (target.offset, *target.strides, new.side, new.size)
+    others = any(s.buffer is old for n, s in enumerate(sources) if n != k)
+    if alike and not others and old is not new and new.first == position:
+        new.over.append(old)
 
 
 def in_words(place: Place, words: int) -> Place:

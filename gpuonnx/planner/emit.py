@@ -32,10 +32,10 @@ class Emitter:
         self.segments: list[p.Segment] = []
 
     def program(self) -> p.Program:
-        arenas = memory.assign(self.made.buffers, self.made.hint)
+        slots = memory.assign(self.made.buffers, self.made.hint)
         for side, constants in self.made.constants.items():
             self.sides[side].constants = constants
-        self._arenas(arenas)
+        self._arenas(slots)
         pending = sorted((position, epoch) for epoch, (position, _) in self.made.binds.items())
         for action in self.made.actions:
             while pending and pending[0][0] < action.position:
@@ -52,7 +52,7 @@ class Emitter:
         symbols = [self._symbol(name, source) for name, source in self.graph.symbols.items()
                    if source.value in given and (source.axis is not None or all_read or name in read)]
         return p.Program(self.sizes.slots, self._slot_epochs(), symbols, checks, self.segments, self.sides, inputs, outputs,
-                         len(self.made.objects), self.nodes, self.procedures, arenas.used, quiet=self._quiet())
+                         len(self.made.objects), self.nodes, self.procedures, memory.used(slots), quiet=self._quiet())
 
     def _quiet(self) -> list[str]:
         loud = {o for info in self.nodes for o in info.origins}
@@ -78,15 +78,20 @@ class Emitter:
                 out.append(max(out[r] for r in arg))
         return out
 
-    def _arenas(self, arenas: memory.Arenas) -> None:
-        for side in (HOST, DEVICE):
-            epochs = 1 + max(self.made.binds, default=0)
-            for epoch in range(epochs):
-                top = self.sizes.register(0)
-                for slot in (s for s in arenas.slots if s.side == side and s.epoch == epoch):
-                    self.slot_registers[slot] = top
-                    top = self.sizes._nary("+", [top, self.sizes.register(slot.size)])
-                self.sides[side].arena_registers.append(top)
+    def _arenas(self, slots: list[memory.Slot]) -> None:
+        zero = self.sizes.register(0)
+        epochs = 1 + max(self.made.binds, default=0)
+        for each in self.sides.values():
+            each.arena_registers += [zero] * epochs
+        covered = {below for slot in slots for below in slot.below}
+        ends: dict[memory.Slot, int] = {}
+        for slot in slots:
+            start = self.slot_registers[slot] = self.sizes.largest([ends[s] for s in slot.below] or [zero])
+            ends[slot] = self.sizes.sum([start, self.sizes.register(slot.size)])
+            if slot not in covered:
+                side, epoch = slot.arena
+                tops = self.sides[side].arena_registers
+                tops[epoch] = self.sizes.largest([tops[epoch], ends[slot]])
 
     def _base(self, buffer: Buffer) -> int:
         kind, number = (buffer.kind, buffer.number) if buffer.kind != "arena" else ("arena", buffer.epoch)
@@ -101,7 +106,7 @@ class Emitter:
         register = self.sizes.register(offset)
         if buffer.slot is not None:
             start = self.slot_registers[buffer.slot]
-            register = start if isinstance(offset, int) and offset == 0 else self.sizes._nary("+", [start, register])
+            register = start if isinstance(offset, int) and offset == 0 else self.sizes.sum([start, register])
         return self._base(buffer), register
 
     def _home(self, value: g.Value) -> str:

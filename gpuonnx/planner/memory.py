@@ -1,17 +1,21 @@
-"""Lifetimes to arena slots. A slot is reused by later buffers; its size is the largest of theirs, symbolic where they are."""
+"""Lifetimes to places in an arena. Buffers that live at once lie apart; which of two lies below is decided by their expected sizes,
+where each begins by the sizes of a run: behind the last that lies below it."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from gpuonnx.ir.dims import Dim, dmax, floordiv
+import numpy as np
+
+from gpuonnx.ir.dims import Dim, floordiv
 
 ALIGNMENT = 64
 
 
 @dataclass(eq=False)
 class Buffer:
-    """Memory that places refer to. kind: input output constant object arena; `number` says which of its kind."""
+    """Memory that places refer to. kind: input output constant object arena; `number` says which of its kind. `over`: buffers of
+    the same size that the step which first writes this one reads in place."""
 
     side: str
     kind: str
@@ -20,6 +24,7 @@ class Buffer:
     epoch: int = 0
     first: int = -1
     last: int = -1
+    over: list[Buffer] = field(default_factory=list)
     slot: Slot | None = None
 
     def touch(self, position: int) -> None:
@@ -30,24 +35,20 @@ class Buffer:
 
 @dataclass(eq=False)
 class Slot:
-    """A stretch of an arena; one buffer at a time lies in it."""
+    """A stretch of an arena that one buffer holds, or several, each written over the one before; `holder` is the last. `hint`: its
+    expected bytes; `offset`: where it is expected to begin; `below`: the slots behind whose ends it begins, whatever the sizes."""
 
-    side: str
-    epoch: int
+    holder: Buffer
     size: Dim
     hint: int
-    free_from: int
-
-
-@dataclass
-class Arenas:
-    """Slots in order; `used` is the sum of the hints, the expected peak in bytes."""
-
-    slots: list[Slot] = field(default_factory=list)
+    first: int
+    last: int
+    offset: int = 0
+    below: list[Slot] = field(default_factory=list)
 
     @property
-    def used(self) -> int:
-        return sum(s.hint for s in self.slots)
+    def arena(self) -> tuple[str, int]:
+        return self.holder.side, self.holder.epoch
 
 
 def aligned(size: Dim) -> Dim:
@@ -55,19 +56,51 @@ def aligned(size: Dim) -> Dim:
     return total
 
 
-def assign(buffers: list[Buffer], hint: Callable[[Dim], int]) -> Arenas:
-    """Best fit by expected size, in order of first use; equal symbolic sizes are preferred, so that slots do not grow."""
-    arenas = Arenas()
+def assign(buffers: list[Buffer], hint: Callable[[Dim], int]) -> list[Slot]:
+    """The slots of all arenas, each behind those below it."""
+    slots: list[Slot] = []
     for buffer in sorted((b for b in buffers if b.kind == "arena" and b.first >= 0), key=lambda b: b.first):
-        size = aligned(buffer.size)
-        want = hint(size)
-        free = [s for s in arenas.slots if s.side == buffer.side and s.epoch == buffer.epoch and s.free_from <= buffer.first]
-        best = min(free, key=lambda s: (s.size is not size, s.hint < want, abs(s.hint - want)), default=None)
-        if best is None or (best.size is not size and best.hint > 8 * max(want, 4096)):
-            best = Slot(buffer.side, buffer.epoch, size, want, 0)
-            arenas.slots.append(best)
-        elif best.size is not size:
-            best.size, best.hint = dmax(best.size, size), max(best.hint, want)
-        best.free_from = buffer.last + 1
-        buffer.slot = best
-    return arenas
+        slot = next((b.slot for b in buffer.over if b.slot is not None and b.slot.holder is b and b.first < b.last == buffer.first), None)
+        if slot is None:
+            size = aligned(buffer.size)
+            slot = Slot(buffer, size, max(hint(size), ALIGNMENT), buffer.first, buffer.last)
+            slots.append(slot)
+        slot.holder, slot.last, buffer.slot = buffer, buffer.last, slot
+    arenas: dict[tuple[str, int], list[Slot]] = {}
+    for slot in slots:
+        arenas.setdefault(slot.arena, []).append(slot)
+    return [slot for arena in arenas.values() for slot in _packed(arena)]
+
+
+def used(slots: Sequence[Slot]) -> int:
+    """The expected bytes of all arenas."""
+    tops: dict[tuple[str, int], int] = {}
+    for slot in slots:
+        tops[slot.arena] = max(tops.get(slot.arena, 0), slot.offset + slot.hint)
+    return sum(tops.values())
+
+
+def _packed(slots: list[Slot]) -> list[Slot]:
+    """Largest first, each into the tightest gap between those that it meets; the slots by offset, with what is below each."""
+    order = sorted(slots, key=lambda s: (-s.hint, s.first))
+    first, last = (np.array([getattr(s, name) for s in order], np.int64) for name in ("first", "last"))
+    for k, slot in enumerate(order):
+        met = np.flatnonzero((first[:k] <= slot.last) & (last[:k] >= slot.first))
+        slot.offset = _gap(sorted((order[n].offset, order[n].offset + order[n].hint) for n in met), slot.hint)
+    order.sort(key=lambda s: s.offset)
+    first, last = (np.array([getattr(s, name) for s in order], np.int64) for name in ("first", "last"))
+    for k, slot in enumerate(order):
+        for n in np.flatnonzero((first[:k] <= slot.last) & (last[:k] >= slot.first))[::-1]:
+            if not any(order[n] in s.below for s in slot.below):
+                slot.below.append(order[n])
+    return order
+
+
+def _gap(taken: list[tuple[int, int]], size: int) -> int:
+    """Where the tightest gap begins that holds `size` bytes, or the end of all."""
+    best, least, end = -1, 0, 0
+    for start, stop in taken:
+        if start - end >= size and (best < 0 or start - end < least):
+            best, least = end, start - end
+        end = max(end, stop)
+    return best if best >= 0 else end

@@ -90,7 +90,7 @@ def build(call: Spec) -> Build:
     plan = analyse(out, call.epilogue, dtype, output_axes(len(x.shape), group, w.shape[0]))
     a = Ref(source.space, source.number, source.offset + corner * unit)
     step = contraction(Problem(dtype, a, right, tuple(axes), each, tuple(taps), run, plan, vectors_for(each, lanes_of(dtype), 1 in call.constants)))
-    return Build((*work.steps, step), tuple(work.bytes), packed)
+    return Build((*work.steps, step), tuple(work.bytes), packed, call.in_place())
 
 
 def weights(call: Spec, dtype: str, work: Workspace) -> tuple[Ref, Dim, tuple[Packed, ...]]:

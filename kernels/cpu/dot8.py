@@ -132,7 +132,7 @@ class Product:
         plan = analyse(out, Epilogue(total, tuple(operands)), "i32", self.forms)
         plan = replace(plan, operands=tuple(self.moved(o, own, refs) for o in plan.operands))
         steps.append(self.step(self.columns, Ref("packed", 0), plan))
-        return Build(tuple(steps), tuple(self.work), tuple(self.packed))
+        return Build(tuple(steps), tuple(self.work), tuple(self.packed), self.call.in_place())
 
     def channel(self, rank: int) -> Expr:
         """The output's column: its last axis (a product) or its second (a convolution)."""

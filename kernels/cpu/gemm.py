@@ -314,10 +314,11 @@ def build(call: Spec) -> Build:
         few = there.serves(collapsed(thin).axes[-1].size)
         steps += unless([contraction(thin)], 1 - few)
     if same(few, 1):
-        return Build(tuple(steps), tuple(work.bytes))
+        return Build(tuple(steps), tuple(work.bytes), in_place=call.in_place())
     before = len(work.bytes)
     work.steps.clear()
     right, b_steps, packed = right_operand(b, Ref("in", 1), known, dtype, shape, work)
     vectors = vectors_for(out.shape[-1], lanes_of(dtype), known is not None)
     steps += unless([*work.steps, contraction(problem(right, b_steps, vectors))], few)
-    return Build(tuple(s for s in steps if not same(s.tasks, 0)), (*work.bytes[:before], *(select(few, 0, n) for n in work.bytes[before:])), packed)
+    bytes_of = (*work.bytes[:before], *(select(few, 0, n) for n in work.bytes[before:]))
+    return Build(tuple(s for s in steps if not same(s.tasks, 0)), bytes_of, packed, call.in_place())

@@ -97,7 +97,7 @@ def build(call: Spec) -> Build:
         inputs_step(call, a, sizes | {"channels": channels, "line": a_line, "place": tiles * a_line}, batch * high),
         contraction(Problem("f32", a, Ref("packed", 0), axes, columns, (), channels, plan)),
         outputs_step(call, c, sizes | {"channels": columns, "line": c_line, "place": tiles * c_line}, batch * high))
-    return Build(steps, (places * tiles * a_line, places * tiles * c_line), (packed,))
+    return Build(steps, (places * tiles * a_line, places * tiles * c_line), (packed,), call.in_place())
 
 
 def inputs_step(call: Spec, into: Ref, sizes: dict[str, Arg], rows: Dim) -> Step:

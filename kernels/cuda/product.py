@@ -269,10 +269,10 @@ def launches(call: Spec, axes: Axes, depth: Dim, sum_type: str, choices: Sequenc
         tasks = choice.serves * tile.tiles(axes) * choice.pieces
         steps.append(text.step(f"{call_name(source)}_{tile.name}", source, operands, tasks, tile.threads, tile.blocks, tile.shared))
     if one(pieces):
-        return Build(tuple(steps), (), packed)
+        return Build(tuple(steps), (), packed, call.in_place())
     steps.append(_gathered(call, axes, depth, sum_type, pieces, gather))
     each = axes.count((*axes.batch, *axes.rows, *axes.columns))
-    return Build(tuple(steps), (select(lt(1, pieces), pieces * each * size(sum_type) + gather.more, 0),), packed)
+    return Build(tuple(steps), (select(lt(1, pieces), pieces * each * size(sum_type) + gather.more, 0),), packed, call.in_place())
 
 
 def pieces_of(choices: Sequence[Choice]) -> Dim:

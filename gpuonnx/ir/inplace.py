@@ -1,0 +1,39 @@
+"""Which inputs a loop nest may write an output over: all that it reads of an element it has read when it writes that element."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gpuonnx.ir import graph as g
+from gpuonnx.ir.expr import Expr, postorder
+
+
+def only_at(roots: Sequence[Expr], operand: int, indices: tuple[Expr, ...]) -> bool:
+    """Whether every load of the operand is at these indices."""
+    return all(e.args == indices for e in postorder(tuple(roots)) if e.op == "load" and e.value == operand)
+
+
+def overwritable(nest: g.Nest) -> tuple[tuple[int, int], ...]:
+    """(input, output) pairs that may be one memory if both lie alike in it. An output is stored once in all, one element for
+    each index of all ranges; the input is read at that element's index only, by earlier stages, by folds of the same one or by
+    the store itself. Instances and lanes never read each other's elements then, in whatever order they run."""
+    stores = [(s, a) for s, stage in enumerate(nest.stages) for a in stage if isinstance(a, g.Store)]
+    found = []
+    for stage, store in stores:
+        axes = [i.value for i in store.indices if i.op == "index"]
+        alone = sum(a.output == store.output for _, a in stores) == 1
+        if not alone or len(axes) != len(store.indices) or sorted(axes) != list(range(len(nest.ranges))):
+            continue
+        for k in range(len(nest.inputs)):
+            if all(_before(nest, k, s, a, stage, store) for s, actions in enumerate(nest.stages) for a in actions):
+                found.append((k, store.output))
+    return tuple(found)
+
+
+def _before(nest: g.Nest, operand: int, s: int, action: g.Fold | g.Store, stage: int, store: g.Store) -> bool:
+    """Whether this action of stage s has read what it reads of the operand before the store, of `stage`, writes there."""
+    roots = (action.expr, *(action.indices if isinstance(action, g.Store) else ()))
+    reads = any(e.op == "load" and e.value == operand for e in postorder(roots))
+    if not reads:
+        return True
+    early = s < stage or s == stage and (isinstance(action, g.Fold) or action is store)
+    return early and only_at(roots, operand, store.indices)
