@@ -329,7 +329,7 @@ class Values:
                 case "guard": return self._guard(e, count)
             held = bounded.bounded(e)
             if held is not None:
-                return bounded.emit(b, self._argument(held[0], count), held[1], held[2], e.dtype)
+                return bounded.emit(b, held, lambda x: self.wide(x, count), e.dtype)
             if e.op == "div" and count > 1 and self._is_sum(e.args[1]):
                 return b.fmul(self._argument(e.args[0], count), self.spread(self._inverse(e.args[1]), count))
             args = [self._argument(a, count) for a in e.args]

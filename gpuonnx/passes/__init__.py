@@ -24,6 +24,7 @@ PIPELINE: dict[str, tuple[str, str]] = {
     "weights": ("fold", "weights"),
     "dead": ("dead", "run"),
     "inline": ("inline", "run"),
+    "requantise": ("requantise", "run"),
     "parts": ("parts", "run"),
     "epilogue": ("epilogue", "run"),
     "nests": ("nests", "run"),
@@ -31,7 +32,7 @@ PIPELINE: dict[str, tuple[str, str]] = {
 }
 DEVICE_FREE = ("fold", "simplify", "cse", "recognise", "weights", "simplify", "dead")
 HOST_ONLY = frozenset({"recognise"})
-PER_DEVICE = ("inline", "parts", "epilogue", "nests", "attention")
+PER_DEVICE = ("inline", "requantise", "parts", "epilogue", "nests", "attention")
 
 
 def function(name: str) -> Pass:

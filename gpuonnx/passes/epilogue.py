@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 KERNELS = ("gemm", "conv", "gemm_integer", "conv_integer")
 OWN = ("const", "dim", "index", "load", "guard", "cast", "round")
-MOST_OPERANDS, MOST_NODES = 6, 80
+MOST_OPERANDS, MOST_NODES = 12, 80
 
 
 def run(placement: Placement, trace: Trace) -> Placement:

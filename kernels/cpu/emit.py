@@ -247,9 +247,20 @@ class Emitter:
 
     def row(self, number: Any, tag: int, accumulators: Sequence[Any]) -> None:
         """Store one row; `tag` tells straight-line rows apart, `number` is the row as an i64."""
-        for j, accumulator in enumerate(accumulators):
-            at = At(number, tag, j, accumulator, None, self.known)
+        places = [At(number, tag, j, accumulator, None, self.known) for j, accumulator in enumerate(accumulators)]
+        held, access = bounded.bounded(self.form.expr), self.form.accesses[0]
+        if held is not None and access.lane == "1" and size(access.stored) == 1:
+            while len(places) > 1 and self.masks[places[0].vector] is self.masks[places[1].vector] is None:
+                self._store_two(held, places.pop(0), places.pop(0))
+        for at in places:
             self.store(self.value(self.form.expr, at), at)
+
+    def _store_two(self, held: bounded.Bounded, first: At, second: At) -> None:
+        """Bytes of two vectors side by side: their words are packed together."""
+        b, access = self.b, self.form.accesses[0]
+        words = [bounded.words(b, held, lambda x, at=at: self.value(x, at)) for at in (first, second)]  # type: ignore[misc]
+        packed = b.held_within(b.side_by_side(*words), held.low, held.high, b.element(access.stored))
+        b.write(packed, self.unit(access, self.here(0, access, first), first.vector), access.stored)
 
     def value(self, e: Expr, at: At) -> Any:
         """`e` there; what `at.known` holds already is not computed again."""
@@ -261,7 +272,7 @@ class Emitter:
             elif e.op in ("load", "index"):
                 at.known[key] = at.accumulator if e.op == "load" and e.value == 0 else self._leaf(e, at)
             elif (held := bounded.bounded(e)) is not None:
-                at.known[key] = bounded.emit(self.b, self.value(held[0], at), held[1], held[2], e.dtype)
+                at.known[key] = bounded.emit(self.b, held, lambda x: self.value(x, at), e.dtype)
             else:
                 at.known[key] = compute(self.b, e, [self.value(a, at) for a in e.args])
         return at.known[key]
