@@ -4,7 +4,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-THREADS_VARIABLE, CACHE_VARIABLE = "GPUONNX_THREADS", "GPUONNX_CACHE_DIR"
+THREADS_VARIABLE, CACHE_VARIABLE, LIMIT_VARIABLE = "GPUONNX_THREADS", "GPUONNX_CACHE_DIR", "GPUONNX_CACHE_LIMIT"
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def cache_dir(given: str | os.PathLike[str] | None = None) -> Path:
@@ -16,6 +17,16 @@ def cache_dir(given: str | os.PathLike[str] | None = None) -> Path:
         return Path(chosen).expanduser()
     from platformdirs import user_cache_dir
     return Path(user_cache_dir("gpuonnx", appauthor=False))
+
+
+def cache_limit() -> int:
+    """Bytes that the cache may hold: GPUONNX_CACHE_LIMIT (`500M`, `20G`), else 10 GiB. Raises InputError for what is no size."""
+    chosen = os.environ.get(LIMIT_VARIABLE, "10G").strip().upper().removesuffix("IB").removesuffix("B")
+    number, unit = (chosen, "") if chosen[-1:].isdigit() else (chosen[:-1].strip(), chosen[-1:])
+    if not number.isdigit() or unit not in UNITS:
+        from gpuonnx.errors import InputError
+        raise InputError(f"{LIMIT_VARIABLE}={os.environ[LIMIT_VARIABLE]!r} is no size: write a number of bytes, or one with K, M, G or T behind it")
+    return int(number) * UNITS[unit]
 
 
 def default_threads() -> int:

@@ -13,7 +13,8 @@ import pytest
 from gpuonnx import config
 from gpuonnx.codegen import cache, native
 from gpuonnx.codegen.cache import KernelCache, fingerprint
-from gpuonnx.errors import CompileError
+from gpuonnx.config import cache_limit
+from gpuonnx.errors import CompileError, InputError
 from gpuonnx.ir.expr import Expr, const, load
 from gpuonnx.kernels.contract import CTX_CODE, CTX_WORDS, ERROR_DOMAIN, Kernel
 
@@ -234,6 +235,33 @@ def test_a_blobs_head_is_checked_in_full_and_the_rest_by_samples(tmp_path, at: i
     data[at] ^= 1
     path.write_bytes(data)
     assert store.get(key) is None
+
+
+def test_the_cache_keeps_within_its_limit(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("GPUONNX_CACHE_LIMIT", "3K")
+    monkeypatch.setattr(cache, "BETWEEN", 1)
+    store = cache.KernelCache(tmp_path)
+    for k in range(8):
+        assert store.put(f"{k:02}" * 32, bytes(1000))
+        os.utime(store.blobs.path(f"{k:02}" * 32), (k, k))
+    assert store.sizes()["blobs"][1] <= 3072 and store.get("07" * 32) is not None and store.get("00" * 32) is None
+
+
+def test_a_use_is_noted(tmp_path) -> None:
+    store = cache.KernelCache(tmp_path)
+    store.put("ab" * 32, b"1")
+    os.utime(store.blobs.path("ab" * 32), (1, 1))
+    assert store.get("ab" * 32) == b"1" and store.blobs.path("ab" * 32).stat().st_mtime > 1
+
+
+@pytest.mark.parametrize(("text", "size"), [("500", 500), ("2K", 2048), ("3 MiB", 3 << 20), ("7mb", 7 << 20), ("1GiB", 1 << 30), ("", None), ("much", None)])
+def test_limits_of_the_cache(text, size, monkeypatch) -> None:
+    monkeypatch.setenv("GPUONNX_CACHE_LIMIT", text)
+    if size is None:
+        with pytest.raises(InputError, match="GPUONNX_CACHE_LIMIT"):
+            cache_limit()
+    else:
+        assert cache_limit() == size
 
 
 def test_oldest_entries_are_pruned(tmp_path) -> None:

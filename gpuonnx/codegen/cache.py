@@ -10,7 +10,9 @@ import mmap
 import os
 import struct
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import cache
 from hashlib import blake2b, sha256
@@ -19,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuonnx.codegen import native
-from gpuonnx.config import cache_dir
+from gpuonnx.config import cache_dir, cache_limit
 from gpuonnx.errors import CompileError
 from gpuonnx.ir.dims import Poly, Real
 from gpuonnx.ir.expr import Expr, postorder
@@ -29,6 +31,7 @@ MAGIC = b"GPUONNX2"
 HEADER = struct.Struct("<8sQ32sQ8x")
 MAPPED = 1 << 20
 WHOLE, PAGES, PAGE = 4 << 20, 64, 4096
+DAY, BETWEEN = 86400, 256 << 20
 PACKAGE = Path(__file__).resolve().parent.parent
 GENERATORS = ("./ir", "./kernels/cpu", "./codegen")
 SOURCES = (".py", ".cu", ".cuh")
@@ -144,6 +147,7 @@ class Store:
                     magic, size, digest, whole = HEADER.unpack(head)
                     payload = _read(file, size)
                     if magic == MAGIC and payload is not None and _digest(payload, whole) == digest:
+                        _used(path, os.fstat(file.fileno()).st_mtime)
                         return payload
         except (OSError, ValueError):
             return None
@@ -171,7 +175,7 @@ class Store:
         return True
 
     def entries(self) -> list[tuple[str, int, float]]:
-        """(key, bytes, time of last change) of each entry."""
+        """(key, bytes, when it was last used, to the day) of each entry."""
         found = []
         for path in self.folder.glob(f"??/*{self.suffix}"):
             try:
@@ -191,6 +195,14 @@ class Store:
                 continue
             freed += size if _remove(path) else 0
         return freed
+
+
+def _used(path: Path, last: float) -> None:
+    """Note the use of an entry, once a day."""
+    now = time.time()
+    if now - last > DAY:
+        with suppress(OSError):
+            os.utime(path, (now, now))
 
 
 def _read(file: Any, size: int) -> Payload | None:
@@ -213,6 +225,7 @@ def _remove(path: Path) -> bool:
 
 _lock = threading.RLock()
 _addresses: dict[str, int] = {}
+_grown: dict[Path, int] = {}
 
 
 class KernelCache:
@@ -283,8 +296,16 @@ class KernelCache:
         return self.blobs.get(key)
 
     def put(self, key: str, payload: Payload, whole: int | None = None) -> bool:
-        """Keep a blob; see `Store.put`."""
-        return self.blobs.put(key, payload, whole)
+        """Keep a blob, see `Store.put`; from time to time what was not used for longest makes room."""
+        kept = self.blobs.put(key, payload, whole)
+        with _lock:
+            _grown[self.folder] = _grown.get(self.folder, BETWEEN) + len(payload)
+            full = _grown[self.folder] >= BETWEEN
+            if full:
+                _grown[self.folder] = 0
+        if full:
+            self.prune(cache_limit())
+        return kept
 
     def sizes(self) -> dict[str, tuple[int, int]]:
         """{kind: (entries, bytes)} on disk."""
@@ -299,8 +320,8 @@ class KernelCache:
         return self.kernels.clear() + self.blobs.clear()
 
     def prune(self, limit: int) -> int:
-        """Delete the oldest entries until at most `limit` bytes are left; the bytes freed."""
-        entries = [(time, size, store, key) for store in (self.kernels, self.blobs) for key, size, time in store.entries()]
+        """Delete what was not used for longest until at most `limit` bytes are left; the bytes freed."""
+        entries = [(used, size, store, key) for store in (self.kernels, self.blobs) for key, size, used in store.entries()]
         total = sum(size for _, size, _, _ in entries)
         freed = 0
         for _, size, store, key in sorted(entries, key=lambda entry: entry[0]):

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from threading import Lock
 from typing import Any
 from weakref import WeakValueDictionary
 
 from gpuonnx.ir.types import INDEX, compute
 
 _interned: WeakValueDictionary[tuple[Any, ...], Expr] = WeakValueDictionary()
+_interning = Lock()
 
 
 class Expr:
@@ -32,7 +34,8 @@ class Expr:
         if found is None:
             found = object.__new__(cls)
             found.op, found.args, found.dtype, found.value = op, args, dtype, value
-            found = _interned.setdefault(key, found)
+            with _interning:
+                found = _interned.setdefault(key, found)
         return found
 
     def __reduce__(self) -> Any:

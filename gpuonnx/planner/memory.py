@@ -89,10 +89,14 @@ def _packed(slots: list[Slot]) -> list[Slot]:
         slot.offset = _gap(sorted((order[n].offset, order[n].offset + order[n].hint) for n in met), slot.hint)
     order.sort(key=lambda s: s.offset)
     first, last = (np.array([getattr(s, name) for s in order], np.int64) for name in ("first", "last"))
+    under: list[int] = []
     for k, slot in enumerate(order):
-        for n in np.flatnonzero((first[:k] <= slot.last) & (last[:k] >= slot.first))[::-1]:
-            if not any(order[n] in s.below for s in slot.below):
+        covered = 0
+        for n in np.flatnonzero((first[:k] <= slot.last) & (last[:k] >= slot.first))[::-1].tolist():
+            if not covered >> n & 1:
                 slot.below.append(order[n])
+                covered |= under[n] | 1 << n
+        under.append(covered)
     return order
 
 
