@@ -13,6 +13,7 @@ from gpuonnx.ir.dims import Space
 from gpuonnx.ir.expr import Expr, apply, cast, index, load
 from gpuonnx.ir.types import numpy_dtype
 from gpuonnx.kernels.contract import Build, Epilogue, Layout, Spec
+from gpuonnx.kernels.cpu import depthwise as written_out
 from gpuonnx.kernels.cpu import dot8
 
 RANDOM = np.random.default_rng(5)
@@ -144,6 +145,19 @@ def test_one_channel_a_group(left: str, right: str, zeros: str, multiplier: int)
             assert depthwise.serves(call)
             return depthwise.build(call)
     test_conv(Way, left, right, (2, 21, 7, 9), (21 * multiplier, 1, 3, 2), window((3, 2), (1, 2), (2, 1), (1, 0, 2, 1), group=21), zeros)
+
+
+@pytest.mark.parametrize("left, right", PAIRS)
+@pytest.mark.parametrize("zeros", ["none", "scalars", "channels"])
+@pytest.mark.parametrize("channels", [5, 24, 77])
+def test_one_channel_a_group_with_all_taps_written_out(left: str, right: str, zeros: str, channels: int) -> None:
+    class Way:
+        @staticmethod
+        def build(name: str, call: Spec) -> Build:
+            assert written_out.supports(call) is None
+            return written_out.build(call)
+    for kernel in ((3, 3), (5, 4)):
+        test_conv(Way, left, right, (2, channels, 7, 11), (channels, 1, *kernel), window(kernel, (1, 2), (2, 1), (1, 0, 2, 1), group=channels), zeros)
 
 
 @pytest.mark.skipif(not dot8.available(), reason="no vpdpbusd")

@@ -116,11 +116,9 @@ class Cpu:
         if not isinstance(node, Call):
             return nests.build(node, inputs, outputs)
         spec = spec_of(node, inputs, outputs, constants)
-        if node.kernel == "conv_depthwise":
+        if node.kernel == "conv_depthwise" or node.kernel == "conv_integer" and depthwise.serves(spec):
             from gpuonnx.kernels.cpu import depthwise as written_out
             return renumbered((written_out if written_out.supports(spec) is None else depthwise).build(spec), node)
-        if node.kernel == "conv_integer" and depthwise.serves(spec):
-            return renumbered(depthwise.build(spec), node)
         if node.kernel in INTEGER:
             ways = (integer_dot, integer_pairs, integer)
             return renumbered(next(filter(None, (way.build(node.kernel, spec) for way in ways))), node)

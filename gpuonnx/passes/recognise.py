@@ -180,6 +180,7 @@ def suits(node: g.Call, right: Quantised) -> bool:
     shape = [s for s in dims if isinstance(s, int)]
     if node.kernel == "gemm":
         return len(shape) == 2 and shape[0] <= MOST_TERMS and right.axis in (None, 1)
-    if node.attrs["group"] != 1 or shape[1] < FEWEST_CHANNELS:
+    depthwise = shape[1] == 1 and node.attrs["group"] == shape[0]
+    if not depthwise and (node.attrs["group"] != 1 or shape[1] < FEWEST_CHANNELS):
         return False
     return int(np.prod(shape[1:])) <= MOST_TERMS and right.axis in (None, 0)

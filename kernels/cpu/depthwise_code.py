@@ -35,43 +35,52 @@ def text(shape: Shape, symbol: str) -> str:
     last = b.least(b.add(first, I64(CHUNK)), b.word("channels"))
     side = 8 if target().bytes == 64 else 4
     buffer = b.array(b.vector(STORED[shape.dtype]), side, target().bytes)
-    with b.loop(first, last, b.width) as channel:
-        Line(b, shape, b.add(line, b.mul(channel, I64(size(shape.dtype)))), frame, buffer, channel).all(side)
+    whole = b.add(first, b.and_(b.sub(last, first), I64(-b.width)))
+    with b.loop(first, whole, b.width) as channel:
+        Line(b, shape, b.add(line, b.mul(channel, I64(size(shape.stored)))), frame, buffer, channel, None).all(side)
+    with b.loop(whole, last, b.width) as channel:
+        mask = b.lanes_below(b.sub(b.word("channels"), channel))
+        Line(b, shape, b.add(line, b.mul(channel, I64(size(shape.stored)))), frame, buffer, channel, mask).all(1)
     b.ret_void()
     return str(module)
 
 
 class Line:
-    """One line of outputs for one vector of channels."""
+    """One line of outputs for one vector of channels, of which `mask` tells those that there are (None: all)."""
 
-    def __init__(self, b: Code, shape: Shape, line: Any, frame: Any, buffer: Any, channel: Any) -> None:
-        self.b, self.shape, self.line, self.buffer = b, shape, line, buffer
-        self.mask = b.lanes_below(b.sub(b.word("channels"), channel))
-        self.emitter = Emitter(b, shape.epilogue, frame, channel, 1, [self.mask])
+    def __init__(self, b: Code, shape: Shape, line: Any, frame: Any, buffer: Any, channel: Any, mask: Any) -> None:
+        self.b, self.shape, self.line, self.buffer, self.mask = b, shape, line, buffer, mask
+        self.emitter = Emitter(b, shape.epilogue, frame, channel, 1, [mask])
         self.emitter.prepare()
         self.taps = list(product(*map(range, shape.outer), range(shape.kernel)))
         self.unit = size(shape.dtype)
         self.weights = b.add(b.word("weights"), b.mul(channel, I64(self.unit)))
+        self.start = self.weight(-1)
         self.kept = [self.weight(k) for k in range(len(self.taps))] if len(self.taps) <= KEPT_TAPS else []
 
     def all(self, side: int) -> None:
         """`side` outputs at a time, then one by one."""
-        b, wide = self.b, self.b.word("wide")
-        whole = b.and_(wide, I64(-side))
-        with b.loop(I64(0), whole, side) as column:
-            self.outputs(column, side)
-        with b.loop(whole, wide, 1) as column:
-            self.outputs(column, 1)
+        b, wide, done = self.b, self.b.word("wide"), I64(0)
+        for count in dict.fromkeys((side, 1)):
+            whole = b.and_(wide, I64(-count))
+            with b.loop(done, whole, count) as column:
+                self.outputs(column, count)
+            done = whole
 
     def weight(self, tap: int) -> Any:
+        """A line of the weights; before the first tap is where the sums start."""
         b = self.b
-        return b.read(b.address(b.add(self.weights, b.mul(b.word("weights.line"), I64(tap)))), self.shape.dtype)
+        return b.read(b.address(b.add(self.weights, b.mul(b.word("weights.line"), I64(tap + 1)))), self.shape.dtype)
+
+    def value(self, here: Any) -> Any:
+        b, shape = self.b, self.shape
+        return b.convert(b.read(b.address(here), shape.stored, self.mask), shape.stored, shape.dtype)
 
     def outputs(self, column: Any, count: int) -> None:
         b, shape = self.b, self.shape
         step = b.word("x.column")
         here = b.add(self.line, b.mul(column, b.mul(step, I64(shape.stride))))
-        sums = [b.const(0.0, shape.dtype)] * count
+        sums = [self.start] * count
         rows: dict[tuple[int, ...], dict[int, Any]] = {}
         for number, (*outer, tap) in enumerate(self.taps):
             values = rows.setdefault(tuple(outer), {})
@@ -79,7 +88,7 @@ class Line:
             for i in range(count):
                 at = i * shape.stride + tap * shape.dilation
                 if at not in values:
-                    values[at] = b.read(b.address(b.add(self.row(here, outer), b.mul(step, I64(at)))), shape.dtype, self.mask)
+                    values[at] = self.value(b.add(self.row(here, outer), b.mul(step, I64(at))))
                 sums[i] = b.madd(values[at], factor, sums[i])
         self.finish(column, sums)
 
