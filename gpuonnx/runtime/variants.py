@@ -253,15 +253,19 @@ class Executable:
         return None
 
     def _compile(self, arguments: Sequence[Argument]) -> Variant:
-        compiled = self.context.compile(self.hot(), arguments)
-        made = Variant(compiled, self.context.load(compiled.program), self)
+        """A thread writes the variant down while its kernels are compiled."""
+        from concurrent.futures import ThreadPoolExecutor
+        compiled, library = self.context.compile(self.hot(), arguments), self.context.library
+        with ThreadPoolExecutor(1) as writer:
+            kept = writer.submit(library.keep, self.path, self._saved, compiled) if library is not None else None
+            made = Variant(compiled, self.context.load(compiled.program), self)
+        if kept is not None:
+            kept.result()
+            self._saved += 1
         if len(self.variants) >= MOST_VARIANTS:
             self.recent = {}
         self.variants = [made, *self.variants[:MOST_VARIANTS - 1]]
         self.context.stats.took(1)
-        if self.context.library is not None:
-            self.context.library.keep(self.path, self._saved, compiled)
-            self._saved += 1
         return made
 
     def search(self) -> None:
