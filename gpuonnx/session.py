@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -31,6 +32,9 @@ from gpuonnx.runtime.variants import Context, Executable, Stats
 if TYPE_CHECKING:
     from gpuonnx.devices.device import Accelerator
     from gpuonnx.importer.lower import Lowered
+
+
+_loaded: WeakValueDictionary[tuple[int, int | None], LoadedProgram] = WeakValueDictionary()
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,13 @@ class Session:
         return Header(procedure.name, procedure.inputs, procedure.outputs, procedure.output_infos, files, procedure.defaults)
 
     def _load_program(self, program: Program) -> LoadedProgram:
-        loaded = LoadedProgram(program, self.context.executor, self.cache.addresses, self.accelerator, self.options.memory_limit)
+        """Sessions on the CPU share what is loaded; nothing of a run is in it."""
+        key, limit = id(program), self.options.memory_limit
+        loaded = _loaded.get((key, limit)) if self.accelerator is None else None
+        if loaded is None or loaded.program is not program:
+            loaded = LoadedProgram(program, self.context.executor, self.cache.addresses, self.accelerator, limit)
+            if self.accelerator is None:
+                _loaded[key, limit] = loaded
         self.stats.compiled = self.cache.compiled + getattr(self.accelerator, "compiled", 0)
         self.stats.cache_hits = self.cache.hits
         return loaded

@@ -1,6 +1,7 @@
 """The cache of compiled variants: a second process lowers nothing; other models, options and damaged blobs miss."""
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -112,3 +113,28 @@ def test_bodies_belong_to_their_variant_whatever_order_processes_met_them(tmp_pa
         run = subprocess.run([sys.executable, "-c", ROWS_SCRIPT, str(path), str(cache), order], capture_output=True, text=True)
         assert run.returncode == 0, run.stderr
     assert run.stdout.split()[0] == "0"
+
+
+def test_sessions_share_what_is_loaded_and_nothing_of_a_run(model: Path, tmp_path: Path) -> None:
+    cache, rows = str(tmp_path / "cache"), [np.full((n, 4), n - 3, np.float32) for n in (1, 2, 5)]
+    gpuonnx.load(model, device="cpu", cache_dir=cache).run({"x": rows[0], "c": np.array(True)})
+    first, second = (gpuonnx.load(model, device="cpu", cache_dir=cache) for _ in range(2))
+    programs = [{id(v.loaded) for v in s._main.variants} for s in (first, second)]
+    assert programs[0] == programs[1] and len(programs[0]) == 1
+    before = first.run({"x": rows[1], "c": np.array(False)})["y"]
+    for x in rows:
+        want = x @ np.diag([1, 2, 3, 4]).astype(np.float32)
+        np.testing.assert_array_equal(second.run({"x": x, "c": np.array(True)})["y"], np.maximum(want, 0))
+        np.testing.assert_array_equal(first.run({"x": x, "c": np.array(False)})["y"], -want)
+    np.testing.assert_array_equal(before, [[1, 2, 3, 4]] * 2)
+
+
+def test_what_no_session_holds_goes(model: Path, tmp_path: Path) -> None:
+    from gpuonnx.runtime import saved
+    cache = str(tmp_path / "cache")
+    gpuonnx.load(model, device="cpu", cache_dir=cache).run({"x": np.ones((1, 4), np.float32), "c": np.array(True)})
+    session = gpuonnx.load(model, device="cpu", cache_dir=cache)
+    assert any(where[0] == cache for where in saved._held)
+    del session
+    gc.collect()
+    assert not any(where[0] == cache for where in saved._held)

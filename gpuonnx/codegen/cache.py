@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,6 +35,7 @@ WHOLE, PAGES, PAGE = 4 << 20, 64, 4096
 DAY, BETWEEN = 86400, 256 << 20
 PACKAGE = Path(__file__).resolve().parent.parent
 GENERATORS = ("./ir", "./kernels/cpu", "./codegen")
+APART = frozenset((*GENERATORS, "./cli", "./conformance", "./demo", "./devices/emulation", "./kernels/cuda"))
 SOURCES = (".py", ".cu", ".cuh")
 Payload = bytes | memoryview
 
@@ -45,21 +47,29 @@ def generator() -> bytes:
     for folder in GENERATORS:
         digest.update(stamps(PACKAGE / folder, folder))
     for name in ("llvmlite", "numba"):
-        found = find_spec(name)
-        version = Path(found.origin).with_name("_version.py") if found and found.origin else None
-        digest.update(name.encode() + (version.read_bytes() if version and version.exists() else b"?"))
+        digest.update(name.encode() + _version(name))
     return digest.digest()
 
 
+def _version(package: str) -> bytes:
+    """What a package's _version.py says, read where an import would find it; the import system is asked if no folder has it."""
+    for folder in sys.path:
+        with suppress(OSError), open(os.path.join(folder, package, "_version.py"), "rb") as file:
+            return file.read()
+    found = find_spec(package)
+    version = Path(found.origin).with_name("_version.py") if found and found.origin else None
+    return version.read_bytes() if version and version.exists() else b"?"
+
+
 def stamps(folder: str | os.PathLike[str], name: str, below: bool = False) -> bytes:
-    """Names, sizes and times of change of the sources in a folder, and in those below it that are no generators."""
+    """Names, sizes and times of change of the sources in a folder, and in those below it that are no generators and matter to programs."""
     found, folders = [], []
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.endswith(SOURCES):
                 status = entry.stat()
                 found.append(f"{name}/{entry.name} {status.st_size} {status.st_mtime_ns}\n")
-            elif below and "." not in entry.name and entry.name != "__pycache__" and f"{name}/{entry.name}" not in GENERATORS and entry.is_dir():
+            elif below and "." not in entry.name and f"{name}/{entry.name}" not in APART and entry.name != "__pycache__" and entry.is_dir():
                 folders.append(entry.name)
     return "".join(sorted(found)).encode() + b"".join(stamps(os.path.join(folder, f), f"{name}/{f}", True) for f in sorted(folders))
 

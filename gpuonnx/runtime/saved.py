@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from math import prod
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -74,6 +75,9 @@ class Header:
     output_infos: tuple[InputInfo, ...]
     external: dict[str, tuple[int, int]]
     defaults: tuple[InputInfo, ...] = ()
+
+
+_held: WeakValueDictionary[tuple[str, str], Compiled] = WeakValueDictionary()
 
 
 @cache
@@ -202,16 +206,27 @@ class Library:
 
     def variants(self, path: str) -> list[Compiled]:
         """All that are kept for a path, oldest first."""
-        found = []
+        found: list[Compiled] = []
         for number in range(MOST_VARIANTS):
-            blob = self.cache.get(self._blob(path, number))
-            if blob is None:
+            made = self._variant(self._blob(path, number))
+            if made is None:
                 break
-            try:
-                found.append(loads(blob))
-            except ValueError:
-                break
+            found.append(made)
         return found
+
+    def _variant(self, key: str) -> Compiled | None:
+        """What was kept under a key: the same object as long as a session of this process holds it."""
+        where = str(self.cache.folder), key
+        made = _held.get(where)
+        if made is None:
+            blob = self.cache.get(key)
+            try:
+                made = None if blob is None else loads(blob)
+            except ValueError:
+                return None
+            if made is not None:
+                _held[where] = made
+        return made
 
     def keep(self, path: str, number: int, saved: Compiled) -> None:
         """Store a variant; one that cannot be written as plain data stays in memory only."""
