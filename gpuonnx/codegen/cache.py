@@ -30,7 +30,7 @@ from gpuonnx.kernels.contract import Kernel
 
 MAGIC = b"GPUONNX2"
 HEADER = struct.Struct("<8sQ32sQ8x")
-MAPPED = 1 << 20
+MAPPED = 1 << 17
 WHOLE, PAGES, PAGE = 4 << 20, 64, 4096
 DAY, BETWEEN = 86400, 256 << 20
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -148,7 +148,7 @@ class Store:
         return self.folder / key[:2] / f"{key[2:]}{self.suffix}"
 
     def get(self, key: str) -> Payload | None:
-        """The payload, memory-mapped (read-only) from 1 MiB on; None if absent or damaged."""
+        """The payload, memory-mapped (read-only) from 128 KiB on; None if absent or damaged."""
         path = self.path(key)
         try:
             with open(path, "rb") as file:
