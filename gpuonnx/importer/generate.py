@@ -2,17 +2,18 @@
 and a step of ops/search_steps.py."""
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gpuonnx.errors import ModelError
 from gpuonnx.importer.control import Lowering, Results, loop, within
-from gpuonnx.importer.decoders import Start, begin, number, translate
+from gpuonnx.importer.decoders import STEPPED, Start, begin, number, translate
 from gpuonnx.ir.build import Tensor, builder, const, dim, full, size_scalar, tensor_map
 from gpuonnx.ir.expr import guard
 from gpuonnx.ir.formula import both, equal, less, select
-from gpuonnx.ops.search_steps import NONE, SEARCH, Kept, beam_step, best_sequences, following, greedy_step
+from gpuonnx.ops.random import key_of
+from gpuonnx.ops.search_steps import NONE, SEARCH, Kept, beam_step, best_sequences, following, greedy_step, sample_step
 
 if TYPE_CHECKING:
     import onnx
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 GREEDY = ("input_ids", "max_length", "min_length", "repetition_penalty", "vocab_mask", "prefix_vocab_mask", "attention_mask")
 BEAM = ("input_ids", "max_length", "min_length", "num_beams", "num_return_sequences", "length_penalty", "repetition_penalty", "vocab_mask",
         "prefix_vocab_mask", "attention_mask", "decoder_input_ids", "logits_processor")
+SAMPLED = ("custom", "filter_value", "min_tokens_to_keep", "presence_penalty", "temperature", "top_p")
 WORST = -1e9
 OWN = "gpuonnx.search."
 
@@ -48,19 +50,18 @@ class Loop:
             graph.input.add(name=name)
         graph.node.extend(decoder.node)
         reads = ["" if name in self.rules and self.rules[name] is None else name for name in self.reads]
-        made = {past: present for past, present in self.start.pasts}
-        for step, inputs, names, given in ((self.step, reads, self.gives, attributes), ("Following", list(self.start.fed), list(self.start.fed), {})):
-            made |= {name: OWN + "next." + name for name in names}
-            if names:
-                graph.node.append(onnx.helper.make_node(step, inputs, [made[name] for name in names], domain=SEARCH, **given))
+        fed = [name if name in self.start.fed else "" for name in STEPPED]
+        made = {past: present for past, present in self.start.pasts} | {name: OWN + "next." + name for name in [*self.gives, *fed]} | {"": ""}
+        for step, inputs, names, given in ((self.step, reads, self.gives, attributes), ("Following", fed, fed, {})):
+            graph.node.append(onnx.helper.make_node(step, inputs, [made[name] for name in names], domain=SEARCH, **given))
         for name in (OWN + "condition", *carried, *self.scans):
             graph.output.add(name=made[name])
         return graph
 
     def run(self, frame: Frame, going: Tensor, state: Mapping[str, Tensor], attributes: Mapping[str, Any]) -> dict[str, Tensor]:
         """What is carried after the last turn, and the scans. `state`: what the first step gives, and the pasts."""
-        fed = dict(zip(self.start.fed, following(*self.start.fed.values()), strict=True)) if self.start.fed else {}
-        carried = {**state, **fed}
+        fed = dict(zip(STEPPED, following(*map(self.start.fed.get, STEPPED)), strict=True))
+        carried = {**state, **{name: t for name, t in fed.items() if t is not None}}
         scope = {**{name: t for name, t in self.rules.items() if t is not None}, **self.start.fixed}
         results = loop(within(frame, scope), self.body(list(carried), attributes), size_scalar(self.start.more - 1), going, list(carried.values()))
         return {name: t for name, t in zip([*carried, *self.scans], results, strict=True) if t is not None}
@@ -74,7 +75,7 @@ def named(names: Sequence[str], inputs: Sequence[Tensor | None], required: Seque
     return found
 
 
-def settings(attributes: Mapping[str, Any], *more: str) -> dict[str, Any]:
+def settings(attributes: Mapping[str, Any], more: Sequence[str] = ()) -> dict[str, Any]:
     """Attributes of the step."""
     for name in ("eos_token_id", "pad_token_id"):
         if name not in attributes:
@@ -83,26 +84,40 @@ def settings(attributes: Mapping[str, Any], *more: str) -> dict[str, Any]:
 
 
 def lower_greedy(frame: Frame, node: onnx.NodeProto, inputs: Sequence[Tensor | None], attributes: Mapping[str, Any]) -> Results:
-    given: dict[str, Any] = named(GREEDY, inputs, GREEDY[:2])
-    options = settings(attributes)
+    given = named(GREEDY, inputs, GREEDY[:2])
+    return [word_by_word(frame, given, attributes, settings(attributes), greedy_step, "GreedyStep", {})[OWN + "sequences"]]
+
+
+def lower_sampling(frame: Frame, node: onnx.NodeProto, inputs: Sequence[Tensor | None], attributes: Mapping[str, Any]) -> Results:
+    given = named((*GREEDY, "presence_mask", "seed"), inputs, GREEDY[:2])
+    seed = given["seed"]
+    rules = {"presence_mask": given["presence_mask"], "key": key_of(None) if seed is None else seed.reshape().cast("i64")}
+    found = word_by_word(frame, given, attributes, settings(attributes, SAMPLED), sample_step, "SampleStep", rules, ["filtered"])
+    return [found[OWN + "sequences"], found[OWN + "filtered"]]
+
+
+def word_by_word(frame: Frame, given: Mapping[str, Any], attributes: Mapping[str, Any], options: Mapping[str, Any],
+                 function: Callable[..., tuple[Tensor, ...]], name: str, more: Mapping[str, Tensor | None],
+                 gives: Sequence[str] = ()) -> dict[str, Tensor]:
+    """One sequence a batch entry, each word by `function`, the step called `name`: what is carried after the last."""
     if attributes.get("model_type", 0) != 0 or "encoder" in attributes:
         raise ModelError(f"{builder().origin}: model_type {attributes.get('model_type', 0)}, or an encoder, is not supported; "
                          "a decoder alone (model_type 0) is")
     start = begin(frame, attributes, given, 1)
-    kinds = ("min_length", "repetition_penalty", "vocab_mask")
-    rules, own = {OWN + k: given[k] for k in kinds}, [OWN + k for k in ("sequences", "length", "done")]
-    step = Loop(start, "GreedyStep", rules, ["logits", *own, *rules], [OWN + "condition", "input_ids", *own])
-    going, *state = greedy_step(start.logits, start.sequences, size_scalar(start.length), full((start.sequences.shape[0],), False, "bool"),
-                                prefix_vocab_mask=given["prefix_vocab_mask"], **{k: given[k] for k in kinds}, **options)
+    kinds = {k: given[k] for k in ("min_length", "repetition_penalty", "vocab_mask")} | more
+    rules, own = {OWN + k: t for k, t in kinds.items()}, [OWN + k for k in ("sequences", "length", "done")]
+    step = Loop(start, name, rules, ["logits", *own, *rules], [OWN + "condition", "input_ids", *own, *(OWN + k for k in gives)])
+    going, *state = function(start.logits, start.sequences, size_scalar(start.length), full((start.sequences.shape[0],), False, "bool"),
+                             prefix_vocab_mask=given["prefix_vocab_mask"], **kinds, **options)
     carried = dict(zip(step.gives[1:], state, strict=True)) | {past: t for (past, _), t in start.pasts.items()}
-    return [step.run(frame, going, carried, options)[OWN + "sequences"]]
+    return step.run(frame, going, carried, options)
 
 
 def lower_beam(frame: Frame, node: onnx.NodeProto, inputs: Sequence[Tensor | None], attributes: Mapping[str, Any]) -> Results:
     given: dict[str, Any] = named(BEAM, inputs, ("input_ids", "max_length", "num_beams", "num_return_sequences"))
     if given["decoder_input_ids"] is not None or given["logits_processor"] is not None:
         raise ModelError(f"{builder().origin}: decoder_input_ids and logits_processor are not supported")
-    options, pad = settings(attributes, "early_stopping"), attributes["pad_token_id"]
+    options, pad = settings(attributes, ["early_stopping"]), attributes["pad_token_id"]
     beams, batch, kind = number(given["num_beams"]), given["input_ids"].shape[0], attributes.get("model_type", 0)
     builder().require(beams - 1, "num_beams must be at least 1")
     if kind not in (0, 1) or ("encoder" in attributes) != (kind == 1):
@@ -132,4 +147,5 @@ def lower_beam(frame: Frame, node: onnx.NodeProto, inputs: Sequence[Tensor | Non
         both(less(dim(0), t), less(t, dim(later.shape[0] + 1))), later.at(t - 1, *i), const(0.0, "f32"))))]
 
 
-LOWERINGS: dict[tuple[str, str], Lowering] = {("com.microsoft", "GreedySearch"): lower_greedy, ("com.microsoft", "BeamSearch"): lower_beam}
+LOWERINGS: dict[tuple[str, str], Lowering] = {("com.microsoft", "GreedySearch"): lower_greedy, ("com.microsoft", "Sampling"): lower_sampling,
+                                              ("com.microsoft", "BeamSearch"): lower_beam}
