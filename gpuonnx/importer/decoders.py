@@ -1,7 +1,7 @@
 """The first run of what GreedySearch and BeamSearch search through: a decoder alone, or one behind an encoder."""
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +53,7 @@ class Buffers:
     Beams are moved in the buffers, so each column of a beam is the beam's own."""
 
     columns: Dim
-    fixed: Mapping[str, Tensor]
+    fixed: dict[str, Tensor]
 
     @staticmethod
     def of(graph: Any, batch: Dim, beams: Dim, most: Dim) -> Buffers:
@@ -66,8 +66,8 @@ class Buffers:
         """A past in which nothing is, of the heads and size that a sub-graph declares: [2, rows, heads, columns, size], or without the first axis."""
         dtype, dims = type_name(info.type)
         if dims is None or len(dims) not in (4, 5) or not isinstance(dims[-3], int) or not isinstance(dims[-1], int):
-            raise ModelError(f"{builder().origin}: {info.name} is declared as {list(dims or ())}; [batch, heads, columns, size], or [2, batch, heads, "
-                             "columns, size], with numbers for heads and size is expected")
+            raise ModelError(f"{builder().origin}: {info.name} is declared as {list(dims or ())}; [batch, heads, columns, size], or [2, batch, "
+                             "heads, columns, size], with numbers for heads and size is expected")
         lead: tuple[Dim, ...] = (2,) if len(dims) == 5 else ()
         return full((*lead, rows, dims[-3], self.columns, dims[-1]), 0, dtype)
 

@@ -5,7 +5,7 @@ padding. A body of importer/generate.py calls these by their names in SEARCH.
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gpuonnx.ir.build import Tensor, builder, concat, dim, full, tensor_map, tensor_prefix, tensor_scatter
@@ -17,9 +17,9 @@ from gpuonnx.ops.activation import log_softmax, softmax
 from gpuonnx.ops.random import drawn_classes
 from gpuonnx.ops.registry import op
 from gpuonnx.ops.search import top
+from gpuonnx.ops.search_timestamps import LOWEST, timed
 
 SEARCH = "gpuonnx.search"
-LOWEST = -3.4028234663852886e38
 NONE = float("-inf")
 
 
@@ -30,13 +30,16 @@ def at_length(length: Tensor) -> Expr:
 @dataclass(frozen=True)
 class Words:
     """What changes the scores of words: an old word's score is divided by `penalty` (multiplied where negative); words that would complete a
-    run of `ngram` words for the second time, whose mask is 0, or that end a sequence before `least` words, are out."""
+    run of `ngram` words for the second time, whose mask is 0, or that end a sequence before `least` words, are out; all scores are divided by
+    `temperature`; `times` are the words of timed()."""
 
     eos: int
     ngram: int
     least: Tensor | None
     penalty: Tensor | None
     allowed: Tensor | None
+    temperature: Tensor | None = None
+    times: Sequence[int] = ()
 
     def scored(self, scores: Tensor, sequences: Tensor, length: Tensor, first: Tensor | None = None) -> Tensor:
         """scores[R, V] after all rules; `first` [B, V] is one more mask."""
@@ -60,7 +63,10 @@ class Words:
                 value = select(both(equal(v, dim(self.eos)), early), low, value)
             return value
         beams: Dim = 1 if first is None else whole_quotient(scores.shape[0], first.shape[0])
-        return tensor_map(scores.shape, scores.dtype, element)
+        scores = tensor_map(scores.shape, scores.dtype, element)
+        if self.temperature is not None:
+            scores = scores / self.temperature.reshape().cast(scores.dtype)
+        return timed(scores, sequences, length, self.times) if self.times else scores
 
 
 def whole_quotient(a: Dim, b: Dim) -> Dim:
@@ -184,15 +190,16 @@ def by_length(scores: Tensor, length: Tensor, penalty: Tensor | None) -> Tensor:
 @op("BeamStep", domain=SEARCH)
 def beam_step(logits: Tensor, sequences: Tensor, length: Tensor, sums: Tensor, kept_scores: Tensor, kept_words: Tensor, done: Tensor,
               length_penalty: Tensor | None, min_length: Tensor | None, repetition_penalty: Tensor | None,
-              vocab_mask: Tensor | None, prefix_vocab_mask: Tensor | None, *presents: Tensor, early_stopping: int = 0, eos_token_id: int,
-              no_repeat_ngram_size: int = 0, pad_token_id: int, vocab_size: int = -1) -> tuple[Tensor, ...]:
+              vocab_mask: Tensor | None, temperature: Tensor | None, prefix_vocab_mask: Tensor | None, *presents: Tensor, early_stopping: int = 0,
+              eos_token_id: int, no_repeat_ngram_size: int = 0, pad_token_id: int, times: Sequence[int] = (),
+              vocab_size: int = -1) -> tuple[Tensor, ...]:
     """The K best words behind the K beams of each batch entry; where a beam ends it is kept, if it is among the K best that ended. sums[B, K]: log
     probabilities of the beams. presents have R as their second axis (the first, where rank 4) and follow the beams. Gives whether to go on, the
     words [R, 1], sequences, length, sums, kept scores and words, done[B], all scores [B, K, V], presents."""
     batch, beams = sums.shape
     last = last_scores(logits, vocab_size)
     size = last.shape[1]
-    rules = Words(eos_token_id, no_repeat_ngram_size, min_length, repetition_penalty, vocab_mask)
+    rules = Words(eos_token_id, no_repeat_ngram_size, min_length, repetition_penalty, vocab_mask, temperature, times)
     scores = rules.scored(log_softmax(last, axis=1), sequences, length, prefix_vocab_mask).reshape(batch, beams, size) + sums.unsqueeze([2])
     values, places = top(scores.reshape(batch, beams * size), beams * 2, 1, 1, 1)
     ended = tensor_map(places.shape, "bool", lambda b, c: equal(cast(places.at(b, c), "ix") % dim(size), dim(eos_token_id)))
