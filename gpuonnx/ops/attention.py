@@ -215,19 +215,20 @@ def rotary_embedding(X: Tensor, cos_cache: Tensor, sin_cache: Tensor, position_i
 def causal_conv_with_state(x: Tensor, weight: Tensor, bias: Tensor | None = None, past_state: Tensor | None = None, *,
                            activation: str = "none") -> tuple[Tensor, Tensor]:
     """x[B, C, L] after the state [B, C, k - 1], each channel with its own weights [C, 1, k]; also gives the next state."""
+    y, joined = causal_convolution(x, weight, bias, past_state, activation, 1)
+    return y, joined.slice(2, x.shape[2], weight.shape[2] - 1)
+
+
+def causal_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, past: Tensor | None, activation: str, gap: int) -> tuple[Tensor, Tensor]:
+    """x[B, C, L] behind its past [B, C, (k - 1) * gap] (default: zeros), and both joined."""
     if activation not in ("none", "silu", "swish"):
         raise ModelError(f"{builder().origin}: activation {activation!r} is none of none, silu, swish")
-    before, channels = weight.shape[2] - 1, x.shape[1]
-    past = past_state if past_state is not None else full([x.shape[0], channels, before], 0, x.dtype)
-    joined = concat([past, x], 2)
+    before, channels = (weight.shape[2] - 1) * gap, x.shape[1]
+    joined = concat([full([x.shape[0], channels, before], 0, x.dtype) if past is None else past, x], 2)
     kernel = int(builder().ask(weight.shape[2]))
-    y = convolution(joined, weight, Window.of(joined.shape[2:], [kernel]), int(builder().ask(channels)))
+    y = convolution(joined, weight, Window.of(joined.shape[2:], [kernel], dilations=[gap]), int(builder().ask(channels)))
     y = y if bias is None else y + bias.unsqueeze([1])
-    if activation != "none":
-        y = (y.wide() * sigmoid(y.wide())).cast(x.dtype)
-    return y, joined.slice(2, x.shape[2], before)
-
-
+    return (y if activation == "none" else (y.wide() * sigmoid(y.wide())).cast(x.dtype)), joined
 
 
 RULES = {"linear": (False, False), "gated": (True, False), "delta": (False, True), "gated_delta": (True, True)}

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from gpuonnx.errors import ModelError
 from gpuonnx.ir import dims as d
-from gpuonnx.ir.build import Tensor, builder, concat, dim, from_end, full, tensor_map
+from gpuonnx.ir.build import Tensor, builder, concat, dim, from_end, full, tensor_map, tensor_reduce
 from gpuonnx.ir.dims import Dim
 from gpuonnx.ir.expr import Expr, cast, const, guard
-from gpuonnx.ir.formula import both, equal, less, less_equal, rsqrt, select
+from gpuonnx.ir.formula import both, equal, less, less_equal, minimum, rsqrt, select
 from gpuonnx.ir.types import compute
 from gpuonnx.ops import normalize
 from gpuonnx.ops import quantize as q
@@ -294,3 +294,44 @@ def embed_layer_normalization(input_ids: Tensor, segment_ids: Tensor | None, wor
     else:
         ones = tensor_map(mask.shape, "i32", lambda *i: select(equal(mask.at(*i), 1), const(1, "i32"), const(0, "i32"))).sum([1])
     return (y, ones, total)[:outputs]
+
+
+@microsoft("QEmbedLayerNormalization")
+def q_embed_layer_normalization(
+        input_ids: Tensor, segment_ids: Tensor | None, word: Tensor, place: Tensor, segment: Tensor | None, gamma: Tensor, beta: Tensor,
+        mask: Tensor | None, word_scale: Tensor, place_scale: Tensor, segment_scale: Tensor | None, gamma_scale: Tensor, beta_scale: Tensor,
+        word_zero: Tensor, place_zero: Tensor, segment_zero: Tensor | None, gamma_zero: Tensor, beta_zero: Tensor, *,
+        epsilon: float = 1e-12) -> tuple[Tensor, ...]:
+    """EmbedLayerNormalization of tables and weights in 8 bits."""
+    def real(t: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
+        return q.dequantized(t, scale.reshape(), None if zero is None else zero.reshape(), "f32")
+    segments = None if segment is None or segment_scale is None else real(segment, segment_scale, segment_zero)
+    return embed_layer_normalization(  # type: ignore[no-any-return]
+        input_ids, segment_ids, real(word, word_scale, word_zero), real(place, place_scale, place_zero), segments,
+        real(gamma, gamma_scale, gamma_zero), real(beta, beta_scale, beta_zero), mask, epsilon=epsilon, outputs=2)
+
+
+@microsoft("SparseAttention")
+def sparse_attention(query: Tensor, key: Tensor | None, value: Tensor | None, past_key: Tensor, past_value: Tensor, block_row_indices: Tensor,
+                     block_col_indices: Tensor, total_sequence_length: Dims, key_total_sequence_lengths: Tensor, cos_cache: Tensor | None = None,
+                     sin_cache: Tensor | None = None, *, do_rotary: int = 0, kv_num_heads: int, num_heads: int, rotary_interleaved: int = 0,
+                     scale: float | None = None, sparse_block_size: int) -> tuple[Tensor, ...]:
+    """GroupQueryAttention where a block of rows sees some blocks of columns: those block_col_indices[layout, n] with n from
+    block_row_indices[layout, row] on, up to those of the next row. Heads take the layouts in turn."""
+    layouts, blocks = block_row_indices.shape[0], block_row_indices.shape[1] - 1
+
+    def named(layout: Expr, row: Expr, column: Expr, n: Expr) -> Expr:
+        inside = both(less_equal(cast(block_row_indices.at(layout, row), "ix"), n), less(n, cast(block_row_indices.at(layout, row + 1), "ix")))
+        return both(inside, equal(cast(block_col_indices.at(layout, n), "ix"), column))
+    seen = tensor_reduce((layouts, blocks, blocks, block_col_indices.shape[1]), [3], "any", "bool", named)
+    filled, total, rows = key_total_sequence_lengths, total_sequence_length[0], query.shape[1]
+    steps = Steps.of(rows, filled - 1, None, total)
+    last = dim(blocks - 1)
+
+    def hidden(b: Expr, n: Expr, i: Expr, j: Expr) -> Expr:
+        row, column = (minimum(place // dim(sparse_block_size), last) for place in (i + steps.before(b), j))
+        return select(seen.at(n % dim(layouts), row, column), const(0.0, compute(query.dtype)), const(float("-inf"), compute(query.dtype)))
+    bias = tensor_map((query.shape[0], num_heads, rows, total), query.dtype, hidden)
+    return group_query_attention(  # type: ignore[no-any-return]
+        query, key, value, past_key, past_value, filled - 1, total_sequence_length, cos_cache, sin_cache, None, bias, do_rotary=do_rotary,
+        kv_num_heads=kv_num_heads, num_heads=num_heads, rotary_interleaved=rotary_interleaved, scale=scale, outputs=3)

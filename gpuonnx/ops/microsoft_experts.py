@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from gpuonnx.errors import ModelError
 from gpuonnx.ir import dims as d
-from gpuonnx.ir.build import Tensor, builder, dim, tensor_map, tensor_reduce
+from gpuonnx.ir.build import Tensor, builder, dim, product, tensor_map, tensor_reduce
 from gpuonnx.ir.expr import Expr, apply, cast, const
-from gpuonnx.ir.formula import both, either, equal, less, maximum, minimum, relu, select, sigmoid
+from gpuonnx.ir.formula import both, either, equal, less, log, maximum, minimum, relu, select, sigmoid
 from gpuonnx.ir.types import compute
 from gpuonnx.ops.activation import softmax
 from gpuonnx.ops.matmul import matrix_product, transposed
@@ -181,3 +181,24 @@ def expert_activation(x: Tensor, name: str) -> Tensor:
         case "silu": return x * sigmoid(x)
         case "identity": return x
     raise ModelError(f"{builder().origin}: activation_type {name!r} is none of relu, gelu, silu, swiglu, identity")
+
+
+@microsoft("MoEGroupRouter")
+def moe_group_router(logits: Tensor, expert_bias: Tensor, projection_weight: Tensor | None = None, *, group_topk: int = 2, n_group: int = 1,
+                     router_sentinel: float = -10000.0, top_k: int, topk_group: int = 1, outputs: int) -> tuple[Tensor, ...]:
+    """Logarithms of the shares of the `top_k` best experts of the best groups [T, E], router_sentinel elsewhere; the shares with their bias; the
+    shares. A group is as good as its group_topk best experts together."""
+    flat = logits.reshape(product(logits.shape[:-1]), logits.shape[-1]).wide()
+    shares = sigmoid(flat if projection_weight is None else matrix_product(flat, transposed(projection_weight.wide())))
+    scores, (rows, experts) = shares + expert_bias, shares.shape
+    if outputs > 1:
+        return shares.cast(logits.dtype), scores, shares
+    each = d.floordiv(experts, n_group)
+    grouped = scores.reshape(rows * n_group, each)
+    best = chosen(grouped, group_topk)
+    worth = tensor_map(grouped.shape, "f32", lambda r, e: select(best.at(r, e), grouped.at(r, e), const(0.0, "f32"))).sum([1])
+    groups = chosen(worth.reshape(rows, n_group), topk_group)
+    open_to = tensor_map(scores.shape, "f32", lambda t, e: select(groups.at(t, e // dim(each)), scores.at(t, e), const(-math.inf, "f32")))
+    kept = chosen(open_to, top_k)
+    return (tensor_map(scores.shape, logits.dtype, lambda t, e: select(
+        kept.at(t, e), log(maximum(shares.at(t, e), 1e-20)), const(router_sentinel, "f32"))),)
