@@ -4,7 +4,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from op_runner import node_model
 from test_ops_microsoft import DOMAIN, RNG, both, close, codes, floats, same_codes, scale, zero
 
@@ -217,3 +219,38 @@ def test_quantised_convolution(last: int) -> None:
     inputs = [codes(1, 5, 5, 3) if last else codes(1, 3, 5, 5), scale(0.1), zero(120), codes(4, 3, 3, 3), scale(0.05), zero(100), scale(2), zero(128),
               RNG.integers(-99, 99, 4).astype(np.int32)]
     same_codes("QLinearConv", inputs, 1, channels_last=last, pads=[1, 1, 1, 1])
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("block", [32, 64])
+def test_experts_whose_weights_are_packed_for_the_cpu(bits: int, block: int) -> None:
+    inputs = [floats(4, 64), floats(4, 2), codes(2, 128, 64 * bits // 8), np.abs(floats(2, 128, 64 // block)) * np.float32(0.01), None,
+              codes(2, 64, 64 * bits // 8), np.abs(floats(2, 64, 64 // block)) * np.float32(0.01)]
+    ((mine, theirs),) = both("QMoE", inputs, k=2, activation_type="swiglu", swiglu_fusion=1, weights_prepacked=1, block_size=block, expert_weight_bits=bits)
+    np.testing.assert_allclose(mine, theirs, atol=2e-2 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize(("kind", "block", "dtype"), [("fp4", 32, TensorProto.FLOAT8E8M0), ("nvfp4", 16, TensorProto.FLOAT8E4M3FN)])
+@pytest.mark.parametrize("normalised", [0, 1])
+def test_experts_of_4_bit_floats(kind: str, block: int, dtype: int, normalised: int) -> None:
+    """ONNX Runtime rounds the activations between."""
+    x, router, weights = floats(4, 64), floats(4, 3), [codes(3, 192, 32), codes(3, 64, 48)]
+    scales = [np.exp2(RNG.integers(-6, -2, s)).astype(helper.tensor_dtype_to_np_dtype(dtype)) for s in ((3, 192, 64 // block), (3, 64, 96 // block))]
+    given = [numpy_helper.from_array(w, f"w{k}") for k, w in enumerate(weights)]
+    given += [helper.make_tensor(f"s{k}", dtype, s.shape, s.tobytes(), raw=True) for k, s in enumerate(scales)]
+    given += [numpy_helper.from_array(np.abs(floats(3)) + np.float32(0.5), f"g{k}") for k in range(2)]
+
+    def model(layout: int) -> onnx.ModelProto:
+        node = helper.make_node("QMoE", ["x", "r", "w0", "s0", "", "w1", "s1", *[""] * 8, "g0", "g1"], ["y"], domain=DOMAIN, k=2, quant_type=kind,
+                                activation_type="swiglu", swiglu_fusion=1, weights_prepacked=layout, normalize_routing_weights=normalised)
+        infos = [helper.make_tensor_value_info(n, 1, s) for n, s in (("x", [4, 64]), ("r", [4, 3]))]
+        graph = helper.make_graph([node], "g", infos, [helper.make_tensor_value_info("y", 1, None)], given)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21), helper.make_opsetid(DOMAIN, 1)], ir_version=11)
+    theirs = onnxruntime.InferenceSession(model(1).SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x, "r": router})[0]
+    mine = gpuonnx.load(model(1), device="cpu", threads=1).run([x, router])["y"]
+    np.testing.assert_allclose(mine, theirs, atol=2e-2 * np.abs(theirs).max())
+    if kind == "nvfp4":
+        for k, w in enumerate(weights):
+            every = np.stack([w & 15, w >> 4], 3).reshape(*w.shape[:2], -1).transpose(0, 2, 1)
+            given[k].CopyFrom(numpy_helper.from_array(every[..., 0::2] | every[..., 1::2] << 4, f"w{k}"))
+        np.testing.assert_allclose(gpuonnx.load(model(0), device="cpu", threads=1).run([x, router])["y"], mine, rtol=1e-4, atol=1e-4)
