@@ -221,7 +221,7 @@ def _results(frame: Frame, node: onnx.NodeProto) -> Sequence[Tensor | None]:
     opset = frame.environment.opsets.get(domain, 1)
     lowering = LOWERINGS.get((domain, node.op_type))
     if node.op_type == "Gradient":
-        from gpuonnx.importer import reverse, reverse_cells  # noqa: F401
+        registry.load("gpuonnx.importer.gradients")
     if lowering:
         check_attributes(node, domain, opset)
         return lowering(frame, node, inputs, attributes)

@@ -17,7 +17,7 @@ from gpuonnx.ir.formula import equal, exp, less, less_equal, rsqrt, select, sigm
 from gpuonnx.ir.types import BY_ONNX, compute
 from gpuonnx.ops.conv import convolution
 from gpuonnx.ops.matmul import matrix_product, transposed
-from gpuonnx.ops.registry import Body, op
+from gpuonnx.ops.registry import INTERNAL, Body, op
 from gpuonnx.ops.window import Window
 
 Rule = Callable[[Expr, Expr, Expr], Expr]
@@ -259,6 +259,18 @@ def linear_attention(query: Tensor, key: Tensor, value: Tensor, past_state: Tens
                       out=[Spec("f32", (batch, length, q_num_heads, v.shape[3])), Spec("f32", state)])
     y = (y * (scale or root_scale(size, "f32"))).cast(query.dtype)
     return y.reshape(batch, length, y.shape[2] * y.shape[3]), present.cast(query.dtype if past_state is None else past_state.dtype)
+
+
+@op("LinearStep", domain=INTERNAL)
+def linear_step(state: Tensor, q: Tensor, k: Tensor, v: Tensor, factors: Tensor | None = None, rates: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """One step of the kernel linear_attention: the state [B, N, K, E] after it, and what it says to the queries q[B, M, K], as [B, M, E]."""
+    kept = state if factors is None else state * factors.unsqueeze([3])
+    news = v if rates is None else (v - (kept * k.unsqueeze([3])).sum([2])) * rates.unsqueeze([2])
+    after = kept + k.unsqueeze([3]) * news.unsqueeze([2])
+    batch, heads, size = k.shape
+    asked = q.reshape(batch, heads, d.floordiv(q.shape[1], heads), size)
+    said = (asked.unsqueeze([4]) * after.unsqueeze([2])).sum([3])
+    return after, said.reshape(batch, q.shape[1], v.shape[2])
 
 
 @op("FlexAttention", since=1, domain="ai.onnx.preview")

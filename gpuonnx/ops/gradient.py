@@ -1,7 +1,7 @@
 """Gradient: the IR differentiated in reverse.
 
 Maps, Reduces, prefix folds, Scatters, Views and Assembles are differentiated by what they say (`gradient_nodes.py`); a Call by the
-rule registered for its kernel (`gradient_kernels.py`); control flow by that for its node (`importer/reverse.py`). Adjoints are kept
+rule registered for its kernel (`gradient_kernels.py`); control flow by that for its node (`importer/gradients/`). Adjoints are kept
 in the compute type of their value.
 """
 from __future__ import annotations
@@ -26,8 +26,7 @@ KERNELS: dict[str, KernelRule] = {}
 NODES: dict[type[g.Node], NodeRule] = {}
 WITHOUT: dict[str, str] = {
     "gemm_integer": "it computes in integers", "conv_integer": "it computes in integers", "nms": "it finds places",
-    "unique": "it finds places", "mersenne": "it draws random numbers",
-    "linear_attention": "its derivative is not written; a Scan over the steps has one"}
+    "unique": "it finds places", "mersenne": "it draws random numbers"}
 """Kernels that have no derivative, and why."""
 
 
