@@ -79,6 +79,14 @@ def test_states_of_several_steps_of_a_causal_convolution(window: int, last: int)
         assert found[k].tolist() == wanted.tolist()
 
 
+@pytest.mark.parametrize("gap", [1, 2])
+@pytest.mark.parametrize("activation", ["none", "silu"])
+@pytest.mark.parametrize("captured", [0, 3])
+def test_causal_convolution_of_rows_one_behind_the_other(gap: int, activation: str, captured: int) -> None:
+    inputs = [floats(9, 6), floats(6, 1, 4), ints(0, 1, 3, 9), floats(6), floats(3, 6, 3 * gap), *([ints(1, 5, 2)] if captured else [])]
+    close("VarlenCausalConvWithState", inputs, 3 if captured else 2, dilation=gap, activation=activation, state_update_capacity=captured)
+
+
 def test_what_the_cpu_knows_of_no_causal_convolution() -> None:
     with pytest.raises(ModelError, match="CausalConvWithState.*more than one axis.*not supported"):
         ours("CausalConvWithState", [floats(2, 6, 5, 5), floats(6, 1, 4, 4)], 2, ndim=2)
@@ -254,3 +262,26 @@ def test_experts_of_4_bit_floats(kind: str, block: int, dtype: int, normalised: 
             every = np.stack([w & 15, w >> 4], 3).reshape(*w.shape[:2], -1).transpose(0, 2, 1)
             given[k].CopyFrom(numpy_helper.from_array(every[..., 0::2] | every[..., 1::2] << 4, f"w{k}"))
         np.testing.assert_allclose(gpuonnx.load(model(0), device="cpu", threads=1).run([x, router])["y"], mine, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (2, 5, 5), (2, 2, 1, 1), (0, 2, 2)])
+def test_inverses(shape: tuple[int, ...]) -> None:
+    x = floats(*shape)
+    close("Inverse", [x], tolerance=1e-4)
+    ((mine, theirs),) = both("Inverse", [x.astype(np.float64)], 1, [11])
+    np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_an_inverse_that_needs_other_rows_first_on_both_devices() -> None:
+    x = np.array([[[0, 2, 1], [1, 0, 0], [3, 0, 1]]], np.float32)
+    for device in ("cpu", "emulated-cuda"):
+        found = gpuonnx.load(node_model("Inverse", [x], 1, 1, DOMAIN), device=device).run([x])["y0"]
+        np.testing.assert_allclose(found, np.linalg.inv(x), rtol=1e-5, atol=1e-6)
+
+
+def test_what_onnxruntime_has_for_gpus_only() -> None:
+    x, w, bias = floats(2, 3, 4), floats(4, 5), floats(5)
+    np.testing.assert_allclose(ours("GemmFastGelu", [x, w, bias], 1)[0], ours("FastGelu", [x @ w, bias], 1)[0], rtol=1e-5, atol=1e-5)
+    scores, mask = floats(2, 3, 4, 5), floats(2, 1, 1, 5)
+    wanted = np.exp(scores + mask)
+    np.testing.assert_allclose(ours("BiasSoftmax", [scores, mask], 1, axis=3, is_inner_broadcast=1)[0], wanted / wanted.sum(3, keepdims=True), rtol=1e-5)

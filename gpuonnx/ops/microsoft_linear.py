@@ -1,12 +1,14 @@
 """com.microsoft: linear attention and causal convolution with the states of several steps, and the gates that stand around them."""
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from gpuonnx.errors import ModelError
 from gpuonnx.ir import dims as d
 from gpuonnx.ir.build import Spec, Tensor, builder, call, concat, dim, product, tensor_map, tensor_reduce
 from gpuonnx.ir.dims import Dim
 from gpuonnx.ir.expr import Expr, cast, const, guard
-from gpuonnx.ir.formula import absolute, both, exp, less, less_equal, maximum, rsqrt, select, sigmoid, sign, sqrt
+from gpuonnx.ir.formula import absolute, both, exp, less, less_equal, maximum, minimum, rsqrt, select, sigmoid, sign, sqrt
 from gpuonnx.ir.types import compute
 from gpuonnx.ops import activation as act
 from gpuonnx.ops import attention as standard
@@ -173,11 +175,50 @@ class Ragged:
 
     def joined(self, y: Tensor) -> Tensor:
         """y[B, longest, N, E] as [rows, N, E]"""
-        def entry(r: Expr) -> Expr:
-            return r // dim(self.longest) if self.begins is None else cast(owner.at(r), "ix")
-        if self.begins is not None:
-            owner = tensor_reduce((self.rows, self.batch), [1], "sum", "i64", lambda r, b: cast(less_equal(self.begin(b + 1), r), "i64"))
+        entry = self.entries()
         return tensor_map((self.rows, *y.shape[2:]), y.dtype, lambda r, n, e: y.at(entry(r), r - self.begin(entry(r)), n, e))
+
+    def entries(self) -> Callable[[Expr], Expr]:
+        """The entry that a row belongs to."""
+        if self.begins is None:
+            return lambda r: r // dim(self.longest)
+        owner = tensor_reduce((self.rows, self.batch), [1], "sum", "i64", lambda r, b: cast(less_equal(self.begin(b + 1), r), "i64"))
+        return lambda r: cast(owner.at(r), "ix")
+
+
+@microsoft("VarlenCausalConvWithState")
+def varlen_causal_conv_with_state(x: Tensor, weight: Tensor, cumulative_sequence_length: Tensor, bias: Tensor | None, initial_state: Tensor,
+                                  capture_count: Tensor | None = None, kernel_delta: Tensor | None = None, previous_mask: Tensor | None = None, *,
+                                  activation: str = "none", delta_offset: int = 0, dilation: int = 1, group_size: int = 1,
+                                  state_update_capacity: int = 0) -> tuple[Tensor, ...]:
+    """CausalConvWithState of entries whose rows x[rows, C] stand one behind the other; also gives the first rows of each, as many as are counted,
+    [B, capacity, C]."""
+    refuse("kernel_delta (which ONNX Runtime knows on CUDA only)", kernel_delta is not None or previous_mask is not None)
+    if activation not in ("none", "silu", "swish"):
+        raise ModelError(f"{builder().origin}: activation {activation!r} is none of none, silu, swish")
+    (rows, channels), taps, before, wide = x.shape, weight.shape[2], initial_state.shape[2], compute(x.dtype)
+    ragged = Ragged(cumulative_sequence_length, initial_state.shape[0], rows)
+    entry = ragged.entries()
+
+    def seen(b: Expr, place: Expr, c: Expr) -> Expr:
+        """The element at a place of an entry; what is before its rows is its state."""
+        return guard(less(place, dim(0)), initial_state.at(b, c, place + dim(before)), x.at(ragged.begin(b) + place, c))
+
+    def length(b: Expr) -> Expr:
+        return ragged.begin(b + 1) - ragged.begin(b)
+
+    def term(r: Expr, c: Expr, j: Expr) -> Expr:
+        place = r - ragged.begin(entry(r)) - (dim(taps - 1) - j) * dilation
+        return cast(seen(entry(r), place, c), wide) * cast(weight.at(c, 0, j), wide)
+    y = tensor_reduce((rows, channels, taps), [2], "sum", wide, term)
+    y = y if bias is None else y + bias.wide()
+    y = (y if activation == "none" else y * sigmoid(y)).cast(x.dtype)
+    last = tensor_map(initial_state.shape, x.dtype, lambda b, c, i: seen(b, length(b) - dim(before) + i, c))
+
+    def captured(b: Expr, k: Expr, c: Expr) -> Expr:
+        count = dim(0) if capture_count is None else cast(capture_count.at(b), "ix")
+        return guard(less(k, minimum(count, length(b))), x.at(ragged.begin(b) + k, c), const(0, wide))
+    return y, last, tensor_map((initial_state.shape[0], state_update_capacity, channels), x.dtype, captured)
 
 
 def mean_square(t: Tensor, epsilon: float) -> Tensor:
