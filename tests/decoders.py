@@ -11,8 +11,12 @@ HEADS, SIZE, WIDTH = 2, 4, 8
 INPUTS = {
     "GreedySearch": ("input_ids", "max_length", "min_length", "repetition_penalty", "vocab_mask", "prefix_vocab_mask", "attention_mask"),
     "BeamSearch": ("input_ids", "max_length", "min_length", "num_beams", "num_return_sequences", "length_penalty", "repetition_penalty", "vocab_mask",
-                   "prefix_vocab_mask", "attention_mask", "decoder_input_ids", "logits_processor")}
-OUTPUTS = ("sequences", "sequences_scores", "scores")
+                   "prefix_vocab_mask", "attention_mask", "decoder_input_ids", "logits_processor"),
+    "Sampling": ("input_ids", "max_length", "min_length", "repetition_penalty", "vocab_mask", "prefix_vocab_mask", "attention_mask",
+                 "presence_mask", "seed")}
+INPUTS["WhisperBeamSearch"] = (*INPUTS["BeamSearch"], "cross_qk_layer_head", "extra_decoding_ids", "temperature")
+OUTPUTS = {"Sampling": ("sequences", "filtered_logits"), "WhisperBeamSearch": ("sequences", "sequences_scores", "scores", "", "silence")}
+SEARCHED = ("sequences", "sequences_scores", "scores")
 
 BEGIN = """
   words = Gather (word_table, input_ids)
@@ -61,10 +65,18 @@ LAYER = """
   ofL = Reshape (otL, flat)
   xN = Add (xL, ofL)
 """
+BUFFERED = f"""
+  oL, present_L = com.microsoft.Attention <num_heads = {HEADS}, past_present_share_buffer = 1, scale = 1.0, unidirectional = 1>
+    (xL, wqkvL, "", attention_mask, past_L, "", past_sequence_length)
+  xN = Add (xL, oL)
+"""
+SHARED = ", int32[1] past_sequence_length, int32[1] beam_width, int32[batch, k, m] cache_indirection"
 
 
-def decoder(vocabulary: int = 20, layers: int = 2, seed: int = 0, eos_bias: float = 0.0, eos: int = 1, longest: int = 32) -> onnx.GraphProto:
-    """input_ids, position_ids, attention_mask, past_0, ... to logits, present_0, ...; `eos_bias` is added to the score of `eos`."""
+def decoder(vocabulary: int = 20, layers: int = 2, seed: int = 0, eos_bias: float = 0.0, eos: int = 1, longest: int = 32,
+            buffered: bool = False) -> onnx.GraphProto:
+    """input_ids, position_ids, attention_mask, past_0, ... to logits, present_0, ...; `eos_bias` is added to the score of `eos`; `buffered`: the
+    same in buffers."""
     rng = np.random.default_rng(seed)
 
     def some(*shape: int, scale: float = 0.7) -> np.ndarray:
@@ -76,11 +88,13 @@ def decoder(vocabulary: int = 20, layers: int = 2, seed: int = 0, eos_bias: floa
         "bias": np.where(np.arange(vocabulary) == eos, eos_bias, 0).astype(np.float32)}
     for k in range(layers):
         weights |= {f"w{part}{k}": some(WIDTH, WIDTH) for part in "qkv"}
+        weights[f"wqkv{k}"] = np.concatenate([weights[f"w{part}{k}"] for part in "qkv"], 1)
     pasts = ", ".join(f"float[2, b, {HEADS}, p, {SIZE}] past_{k}" for k in range(layers))
     presents = ", ".join(f"float[2, b, {HEADS}, t, {SIZE}] present_{k}" for k in range(layers))
-    body = "".join(LAYER.replace("present_L", f"present_{k}").replace("past_L", f"past_{k}").replace("xN", f"x{k + 1}").replace("L ", f"{k} ")
+    layer = BUFFERED if buffered else LAYER
+    body = "".join(layer.replace("present_L", f"present_{k}").replace("past_L", f"past_{k}").replace("xN", f"x{k + 1}").replace("L ", f"{k} ")
                    .replace("L,", f"{k},").replace("L)", f"{k})") for k in range(layers))
-    graph = parser.parse_graph(f"""decoder (int32[b, s] input_ids, int32[b, s] position_ids, int32[b, t] attention_mask, {pasts})
+    graph = parser.parse_graph(f"""decoder (int32[b, s] input_ids, int32[b, s] position_ids, int32[b, t] attention_mask, {pasts}{SHARED * buffered})
         => (float[b, s, {vocabulary}] logits, {presents}) {{ {BEGIN} {body}
         bent = Tanh (x{layers}) plain = MatMul (bent, out) logits = Add (plain, bias) }}""")
     graph.initializer.extend(numpy_helper.from_array(np.asarray(w), name) for name, w in weights.items())
@@ -107,10 +121,11 @@ def search(op_type: str, feeds: dict[str, np.ndarray], graph: onnx.GraphProto | 
     while not names[-1]:
         names.pop()
     given = {"eos_token_id": 1, "pad_token_id": 0} | ({} if graph is None else {"decoder": graph}) | attributes
-    node = helper.make_node(op_type, names, OUTPUTS[:outputs], domain="com.microsoft", name="the_search", **given)
+    results = OUTPUTS.get(op_type, SEARCHED)[:outputs]
+    node = helper.make_node(op_type, names, results, domain="com.microsoft", name="the_search", **given)
     kinds = {np.dtype(np.int32): 6, np.dtype(np.float32): 1}
     inputs = [helper.make_tensor_value_info(n, kinds[feeds[n].dtype], [None] * feeds[n].ndim) for n in names if n]
-    made = [helper.make_tensor_value_info(o, 6 if o == "sequences" else 1, None) for o in OUTPUTS[:outputs]]
+    made = [helper.make_tensor_value_info(o, 6 if o == "sequences" else 1, None) for o in results if o]
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
     return helper.make_model(helper.make_graph([node], "g", inputs, made), opset_imports=opsets, ir_version=9)
 
@@ -181,6 +196,48 @@ def translator(vocabulary: int = 20, seed: int = 0, eos_bias: float = 0.0, whole
     graphs = []
     for name, inputs, outputs, text in (("encoder", reads, gives, encoder), ("decoder", decoder_reads, [f"float[b, 1, {vocabulary}] logits", *own], says)):
         graph = parser.parse_graph(f"{name} ({', '.join(inputs)}) => ({', '.join(outputs)}) {{ {text} }}")
+        used = {i for n in graph.node for i in n.input}
+        graph.initializer.extend(numpy_helper.from_array(np.asarray(w), key) for key, w in weights.items() if key in used)
+        graphs.append(graph)
+    return graphs[0], graphs[1]
+
+
+def listener(vocabulary: int = 20, seed: int = 0, eos_bias: float = 0.0, attention: str = "MultiHeadAttention",
+             buffered: bool = False) -> tuple[onnx.GraphProto, onnx.GraphProto]:
+    """An encoder of sound [b, 3, frames], which runs the decoder for its first words too, and the decoder; `buffered`: with buffers for pasts."""
+    rng = np.random.default_rng(seed)
+    weights: dict[str, Any] = {
+        "word_table": rng.standard_normal((vocabulary, WIDTH)).astype(np.float32) * 1.5, "ears": rng.standard_normal((3, WIDTH)).astype(np.float32),
+        "heads": np.array([0, 0, HEADS, SIZE]), "out": rng.standard_normal((WIDTH, vocabulary)).astype(np.float32),
+        "bias": np.where(np.arange(vocabulary) == 1, eos_bias, 0).astype(np.float32)}
+    weights |= {f"w{part}{k}": (rng.standard_normal((WIDTH, WIDTH)) * 0.7).astype(np.float32) for part in "qkv" for k in "sc"}
+    own = "present_key_self_0, present_value_self_0"
+
+    def says(words: str, past: str, cross: str, op: str, attributes: str = "") -> str:
+        return f"""xs = Gather (word_table, {words}) q = MatMul (xs, wqs) k = MatMul (xs, wks) v = MatMul (xs, wvs)
+            y, {own} = com.microsoft.{op} <num_heads = {HEADS} {attributes}> (q, k, v, "", "" {past})
+            xc = Add (xs, y) qc = MatMul (xc, wqc) o = com.microsoft.MultiHeadAttention <num_heads = {HEADS}> (qc, {cross})
+            xo = Add (xc, o) bent = Tanh (xo) plain = MatMul (bent, out) logits = Add (plain, bias)"""
+
+    def kept(names: str, columns: str) -> str:
+        return ", ".join(f"float[b, {HEADS}, {columns}, {SIZE}] {n}" for n in names.split(", "))
+    split = " ".join(f"{p}c = MatMul (encoder_hidden_states, w{p}c) {p}r = Reshape ({p}c, heads) "
+                     f"present_{name}_cross_0 = Transpose <perm = [0, 2, 1, 3]> ({p}r)" for p, name in (("k", "key"), ("v", "value")))
+    cross = "present_key_cross_0, present_value_cross_0"
+    encoder = f"""encoder (float[b, 3, s] encoder_input_ids, int32[b, n] decoder_input_ids) => (float[b, n, {vocabulary}] logits,
+        float[b, s, {WIDTH}] encoder_hidden_states, {kept(own, 'n')}, {kept(cross, 's')}) {{
+        turned = Transpose <perm = [0, 2, 1]> (encoder_input_ids) xe = MatMul (turned, ears) encoder_hidden_states = Tanh (xe) {split}
+        {says('decoder_input_ids', '', cross, 'MultiHeadAttention', ', unidirectional = 1')} }}"""
+    masked = attention.startswith("Decoder")
+    extra = ["past_sequence_length", *(["beam_width"] if masked else []), "cache_indirection"] if buffered else []
+    past = own.replace("present", "past")
+    read = ", " + ", ".join([*([] if masked else ['""']), past, *extra])
+    decoder = f"""decoder (int32[b, 1] input_ids, {kept(past, 'p')}, {kept(cross.replace('present', 'past'), 's')}{SHARED * buffered}) =>
+        (float[b, 1, {vocabulary}] logits, {kept(own, 't')}) {{ {says('input_ids', read, cross.replace('present', 'past'), attention,
+        ', past_present_share_buffer = 1' if masked and buffered else '')} }}"""
+    graphs = []
+    for text in (encoder, decoder):
+        graph = parser.parse_graph(text)
         used = {i for n in graph.node for i in n.input}
         graph.initializer.extend(numpy_helper.from_array(np.asarray(w), key) for key, w in weights.items() if key in used)
         graphs.append(graph)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from decoders import HEADS, SIZE, counter, decoder, search, translator
-from onnx import helper
+from decoders import HEADS, SIZE, counter, decoder, listener, search, translator
+from onnx import helper, numpy_helper
 
 import gpuonnx
 from gpuonnx.errors import ModelError, ShapeError
@@ -121,6 +121,8 @@ def without_sizes(graph: onnx.GraphProto) -> onnx.GraphProto:
     ("GreedySearch", decoder(), {"init_decoder": decoder(layers=1)}, "init_decoder has 1 presents, decoder 2"),
     ("GreedySearch", without_sizes(decoder()), {}, "past_0 is declared as"),
     ("BeamSearch", decoder(), {"model_type": 2}, "model_type 2"),
+    ("Sampling", decoder(), {"model_type": 1}, "model_type 1"),
+    ("Sampling", decoder(), {"min_tokens_to_keep": 20}, "min_tokens_to_keep must be less"),
     ("GreedySearch", decoder(), {"vocab_size": 99}, "vocab_size must be at most 20"),
 ])
 def test_what_is_no_decoder(op_type: str, graph: Any, attributes: dict[str, Any], text: str) -> None:
@@ -131,7 +133,7 @@ def test_what_is_no_decoder(op_type: str, graph: Any, attributes: dict[str, Any]
 
 @pytest.mark.parametrize(("changed", "text"), [({"max_length": ints(3)}, "max_length must be more than"), ({"num_return_sequences": ints(3)}, "at most num_beams"),
                                                ({"num_beams": ints(0)}, "num_beams must be at least 1"), ({"max_length": ints(6, 6)}, "2 elements"),
-                                               ({"decoder_input_ids": IDS}, "decoder_input_ids.*not supported")])
+                                               ({"decoder_input_ids": IDS}, "decoder_input_ids.*supported for sound only")])
 def test_what_cannot_be_searched(changed: dict[str, np.ndarray], text: str) -> None:
     feeds = {"input_ids": IDS, "max_length": ints(6), "num_beams": ints(2), "num_return_sequences": ints(1)} | changed
     with pytest.raises((ModelError, ShapeError), match=f"BeamSearch the_search.*{text}"):
@@ -173,3 +175,90 @@ def test_what_is_no_translator(encoder: onnx.GraphProto, after: onnx.GraphProto,
     feeds = {"input_ids": IDS, "max_length": ints(7), "num_beams": ints(3), "num_return_sequences": ints(2)}
     with pytest.raises(ModelError, match=f"BeamSearch the_search.*{text}"):
         gpuonnx.load(search("BeamSearch", feeds, after, encoder=encoder, model_type=1, **attributes), device="cpu").run(feeds)
+
+
+@pytest.mark.parametrize("device", ["cpu", "emulated-cuda"])
+@pytest.mark.parametrize("op_type", ["GreedySearch", "BeamSearch", "Sampling"])
+def test_a_past_in_buffers_is_a_past(op_type: str, device: str) -> None:
+    feeds = {"input_ids": np.array([[5, 6, 7], [0, 9, 2]], np.int32), "max_length": ints(9)}
+    feeds |= {"num_beams": ints(3), "num_return_sequences": ints(2)} if op_type == "BeamSearch" else {"seed": ints(5)} if op_type == "Sampling" else {}
+    attributes = {"top_p": 0.9} if op_type == "Sampling" else {}
+    found = [gpuonnx.load(search(op_type, feeds, decoder(seed=3, eos_bias=-3, buffered=buffered), **attributes), device=device).run(feeds)["sequences"]
+             for buffered in (False, True)]
+    assert found[0].tolist() == found[1].tolist()
+
+
+SOUND = np.random.default_rng(1).standard_normal((2, 3, 6)).astype(np.float32)
+SPOKEN = {"input_ids": SOUND, "max_length": ints(9), "num_beams": ints(3), "num_return_sequences": ints(2), "decoder_input_ids": ints(4, 5, 4, 6).reshape(2, 2)}
+
+
+@pytest.mark.parametrize("attention", ["MultiHeadAttention", "DecoderMaskedMultiHeadAttention"])
+@pytest.mark.parametrize("op_type", ["BeamSearch", "WhisperBeamSearch"])
+def test_a_past_in_buffers_behind_an_encoder(op_type: str, attention: str) -> None:
+    """ONNX Runtime hands such a decoder memory that nobody has written, on the CPU."""
+    found = []
+    for buffered in (False, True):
+        encoder, after = listener(attention=attention if buffered else "MultiHeadAttention", buffered=buffered)
+        model = search(op_type, SPOKEN, after, 2, encoder=encoder, model_type=2, decoder_start_token_id=2)
+        found.append(gpuonnx.load(model, device="cpu").run(SPOKEN))
+    assert found[0]["sequences"].tolist() == found[1]["sequences"].tolist()
+    np.testing.assert_allclose(found[0]["sequences_scores"], found[1]["sequences_scores"], rtol=1e-5)
+
+
+def test_how_likely_it_is_that_nobody_speaks() -> None:
+    encoder, after = listener()
+    model = search("WhisperBeamSearch", SPOKEN, after, 5, encoder=encoder, decoder_start_token_id=2, no_speech_token_id=7)
+    made = gpuonnx.load(model, device="cpu").run(SPOKEN)
+    alone = helper.make_model(encoder, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)], ir_version=9)
+    scores = gpuonnx.run(alone, {"encoder_input_ids": SOUND, "decoder_input_ids": SPOKEN["decoder_input_ids"]}, device="cpu")["logits"][:, -1]
+    np.testing.assert_allclose(made["silence"], np.exp(scores[:, 7]) / np.exp(scores).sum(1), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("more", "attributes", "text"), [
+    ({"extra_decoding_ids": ints(3, 4)[:, None]}, {}, "cross_qk"), ({"logits_processor": ints(2)}, {}, "logits_processor 2"),
+    ({"logits_processor": ints(1)}, {}, "logits_processor 1 without beginning_timestamp_token_id")])
+def test_what_is_no_listener(more: dict[str, np.ndarray], attributes: dict[str, Any], text: str) -> None:
+    encoder, after = listener()
+    model = search("WhisperBeamSearch", SPOKEN | more, after, encoder=encoder, decoder_start_token_id=2, **attributes)
+    with pytest.raises(ModelError, match=f"WhisperBeamSearch the_search.*{text}"):
+        gpuonnx.load(model, device="cpu").run(SPOKEN | more)
+
+
+SHARES = np.array([0.05, 0.4, 0.15, 0.1, 0.3])
+
+
+def always(shares: np.ndarray) -> onnx.GraphProto:
+    """Whatever the words, the next one is drawn by `shares`: the counter's scores are distances from position 2."""
+    graph = counter(len(shares))
+    next(t for t in graph.initializer if t.name == "every").CopyFrom(numpy_helper.from_array((2 - np.log(shares)).astype(np.float32), "every"))
+    return graph
+
+
+def drawn(device: str, more: dict[str, np.ndarray], rows: int = 4000, **attributes: Any) -> np.ndarray:
+    """How often each word came behind a prompt."""
+    feeds = {"input_ids": np.tile(ints(3, 2, 4), (rows, 1)), "max_length": ints(4), "seed": ints(3)} | more
+    made = gpuonnx.load(search("Sampling", feeds, always(SHARES), eos_token_id=9, **attributes), device=device).run(feeds)["sequences"]
+    return np.bincount(made[:, 3], minlength=5) / rows
+
+
+@pytest.mark.parametrize(("attributes", "shares"), [
+    ({"top_p": 1.0}, SHARES), ({"top_p": 1.0, "temperature": 2.0}, SHARES**0.5), ({"top_p": 1.0, "temperature": 0.0}, SHARES),
+    ({"top_p": 0.45}, SHARES * (SHARES > 0.2)), ({"top_p": 0.35, "min_tokens_to_keep": 3}, SHARES * (SHARES > 0.12)),
+    ({"top_p": 0.0}, np.ones(5)), ({"top_p": 0.0, "custom": 1}, np.eye(5)[1]), ({"top_p": 0.6, "filter_value": -1.0}, np.array([0.368, 0.4, 0.368, 0.368, 0.3])),
+    ({"top_p": 1.0, "presence_penalty": 1.0}, SHARES * np.exp([0, -1, 0, 0, 0]))])
+@pytest.mark.parametrize("device", ["cpu", "emulated-cuda"])
+def test_words_are_drawn_by_their_scores(attributes: dict[str, Any], shares: np.ndarray, device: str) -> None:
+    """Against what ONNX Runtime's documents say; against itself in test_generate_onnxruntime.py. Four deviations are allowed."""
+    rows = 4000 if device == "cpu" else 300
+    more = {"presence_mask": np.tile(ints(0, 1, 0, 0, 0), (rows, 1))} if "presence_penalty" in attributes else {}
+    wanted = shares / shares.sum()
+    assert (np.abs(drawn(device, more, rows, **attributes) - wanted) <= 4 * np.sqrt(wanted * (1 - wanted) / rows)).all()
+
+
+def test_a_seed_draws_the_same_words_and_none_draws_others() -> None:
+    feeds = {"input_ids": IDS, "max_length": ints(20)}
+    session = gpuonnx.load(search("Sampling", feeds | {"seed": ints(1)}, decoder(eos_bias=-9), 2, top_p=1.0), device="cpu")
+    first, again, other = (session.run(feeds | {"seed": ints(k)})["sequences"].tolist() for k in (1, 1, 2))
+    assert first == again != other
+    free = gpuonnx.load(search("Sampling", feeds, decoder(eos_bias=-9), top_p=1.0), device="cpu")
+    assert free.run(feeds)["sequences"].tolist() != free.run(feeds)["sequences"].tolist()

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from decoders import counter, decoder, search, translator
+from decoders import counter, decoder, listener, search, translator
 
 import gpuonnx
 
@@ -120,3 +120,58 @@ def test_beams_behind_an_encoder(more: dict[str, np.ndarray], bias: float, whole
     assert ours.dtype == theirs.dtype and ours.tolist() == theirs.tolist() and every.shape == their_every.shape
     np.testing.assert_allclose(scores, their_scores, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(every[:steps], their_every[:steps], rtol=1e-4, atol=1e-3)
+
+
+SPOKEN = {"input_ids": np.random.default_rng(1).standard_normal((1, 3, 6)).astype(np.float32), "max_length": ints(12), "min_length": ints(0),
+          "num_beams": ints(3), "num_return_sequences": ints(2), "length_penalty": number(1), "repetition_penalty": number(1)}
+TIMES = {"beginning_timestamp_token_id": 12, "translate_token_id": 8, "transcribe_token_id": 9, "start_of_lm_token_id": 10, "no_timestamps_token_id": 11}
+
+
+def same_steps(pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Sequences, their scores and the scores of the steps that are taken."""
+    (ours, theirs), (scores, their_scores), (every, their_every) = pairs
+    assert ours.dtype == theirs.dtype and ours.tolist() == theirs.tolist() and every.shape == their_every.shape
+    np.testing.assert_allclose(scores, their_scores, rtol=1e-4, atol=1e-4)
+    steps = np.flatnonzero(every.any((1, 2, 3)))[-1] + 1
+    np.testing.assert_allclose(every[:steps], their_every[:steps], rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("op_type", ["BeamSearch", "WhisperBeamSearch"])
+@pytest.mark.parametrize("bias", [-50.0, 2.0])
+@pytest.mark.parametrize("more", [{}, {"decoder_input_ids": ints(4, 5)[None]}, {"decoder_input_ids": ints(4)[None], "max_length": ints(3)},
+                                  {"repetition_penalty": number(2), "min_length": ints(5), "num_beams": ints(1), "num_return_sequences": ints(1)}])
+def test_beams_behind_an_encoder_of_sound(more: dict[str, np.ndarray], bias: float, op_type: str) -> None:
+    encoder, after = listener(VOCABULARY, 5, bias)
+    feeds = SPOKEN | {"decoder_input_ids": ints(2)[None], "vocab_mask": np.ones(VOCABULARY, np.int32)} | more
+    same_steps(both(search(op_type, feeds, after, 3, encoder=encoder, model_type=2, decoder_start_token_id=2), feeds))
+
+
+@pytest.mark.parametrize("words", [[4, 5], [7, 8, 3], [13, 5], [13, 14], [13, 14, 5], [13, 5, 20], [20, 5], [5, 13], [70], [13, 5, 20, 21, 6, 22]])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_times_that_are_spoken(words: list[int], seed: int) -> None:
+    encoder, after = listener(80, seed, 2.0 - seed)
+    feeds = SPOKEN | {"decoder_input_ids": ints(*words)[None], "max_length": ints(len(words) + 7), "logits_processor": ints(1), "temperature": number(1.5),
+                      "vocab_mask": np.ones(80, np.int32), "num_return_sequences": ints(1)}
+    model = search("WhisperBeamSearch", feeds, after, 3, encoder=encoder, model_type=2, decoder_start_token_id=7, eos_token_id=6, **TIMES)
+    same_steps(both(model, feeds))
+
+
+@pytest.mark.parametrize("attributes", [{"top_p": 1e-4, "min_tokens_to_keep": 1}, {"top_p": 1e-4, "custom": 1}, {"top_p": 1e-4, "temperature": 3.0, "no_repeat_ngram_size": 1}])
+@pytest.mark.parametrize("bias", [-50.0, 3.0])
+def test_a_draw_from_one_word(attributes: dict[str, Any], bias: float) -> None:
+    feeds = prompt(4) | {"seed": ints(1), "repetition_penalty": number(1.2)}
+    ((ours, theirs),) = both(search("Sampling", feeds, decoder(VOCABULARY, seed=4, eos_bias=bias), **attributes), feeds)
+    used = max((np.flatnonzero(row)[-1] + 1 for row in ours), default=0)
+    assert ours.dtype == theirs.dtype and ours[:, :used].tolist() == theirs[:, :used].tolist()
+
+
+@pytest.mark.parametrize("attributes", [{"top_p": 1.0}, {"top_p": 0.7}, {"top_p": 0.5, "min_tokens_to_keep": 4}, {"top_p": 0.5, "custom": 1, "min_tokens_to_keep": 4},
+                                        {"top_p": 0.8, "temperature": 1.7}, {}, {"top_p": 0.3, "filter_value": -3.0}])
+def test_draws_are_distributed_alike(attributes: dict[str, Any]) -> None:
+    """The same prompt 3,000 times: no word is drawn more often by one than by the other beyond five deviations."""
+    rows = 3000
+    feeds = {"input_ids": np.tile(ints(5, 6, 7), (rows, 1)), "max_length": ints(4), "min_length": ints(0), "seed": ints(2)}
+    model = search("Sampling", feeds, decoder(8, 1, seed=4, eos_bias=-50.0), **attributes)
+    ours, theirs = (np.bincount(made[:, 3], minlength=8) / rows for made in both(model, feeds)[0])
+    share = (ours + theirs) / 2
+    assert (np.abs(ours - theirs) <= 5 * np.sqrt(2 * share * (1 - share) / rows)).all()

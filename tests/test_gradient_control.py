@@ -236,3 +236,24 @@ def test_a_quantized_cell_is_refused_by_name() -> None:
     inputs = {"x": doubles(2, 1, 2).astype(np.float32), "h": np.zeros((1, 1, 2), np.float32), "c": np.zeros((1, 1, 2), np.float32)}
     with pytest.raises(gpuonnx.UnsupportedOp, match="Gradient G cannot go through DynamicQuantizeLSTM Q: its state goes through 8 bits"):
         gpuonnx.run(model(nodes, inputs, ["d"], constants), inputs)
+
+
+def test_sequences_that_only_the_run_knows() -> None:
+    """Pieces of an axis without a declared size; places that are inputs."""
+    nodes = [helper.make_node("SplitToSequence", ["x"], ["rows"], axis=0, keepdims=0), helper.make_node("SequenceAt", ["rows", "p"], ["a"]),
+             helper.make_node("Mul", ["a", "a"], ["b"]), helper.make_node("SequenceInsert", ["rows", "b", "q"], ["more"]),
+             helper.make_node("SequenceErase", ["more", "p"], ["fewer"]), helper.make_node("SequenceInsert", ["fewer", "z"], ["all"]),
+             helper.make_node("ConcatFromSequence", ["all"], ["stacked"], axis=1, new_axis=1), helper.make_node("Mul", ["stacked", "stacked"], ["y"])]
+    for p, q in ((0, 2), (-1, -2), (1, -1)):
+        check(nodes, {"x": doubles(4, 3), "z": doubles(3), "p": np.array(p), "q": np.array(q)})
+
+
+def test_pieces_of_given_sizes_and_elements_of_several_shapes() -> None:
+    nodes = [helper.make_node("SplitToSequence", ["x", "parts"], ["pieces"], axis=1), helper.make_node("SequenceAt", ["pieces", "p"], ["a"]),
+             helper.make_node("Mul", ["a", "a"], ["b"]), helper.make_node("SequenceErase", ["pieces"], ["fewer"]),
+             helper.make_node("ConcatFromSequence", ["fewer"], ["joined"], axis=1), helper.make_node("Mul", ["joined", "joined"], ["c"]),
+             helper.make_node("ReduceSum", ["b"], ["d"], keepdims=0), helper.make_node("ReduceSum", ["c"], ["e"], keepdims=0),
+             helper.make_node("Add", ["d", "e"], ["y"])]
+    check(nodes, {"x": doubles(2, 6), "parts": np.array([2, 1, 3]), "p": np.array(1)})
+    nodes = [helper.make_node("SequenceConstruct", ["x", "z"], ["s"]), helper.make_node("SequenceAt", ["s", "p"], ["a"]), helper.make_node("Mul", ["a", "a"], ["y"])]
+    check(nodes, {"x": doubles(2, 3), "z": doubles(1, 4), "p": np.array(-1)})

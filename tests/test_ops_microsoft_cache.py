@@ -76,3 +76,19 @@ def test_group_query_attention_of_padded_chunks(rotary: int, window: int, slidin
             kept = resident(end, capacity, window) if sliding else end
             mine, its = (t[b, :valid[b]] if k == 0 else t[b, :, :kept] for t in (ours, theirs))
             np.testing.assert_allclose(mine, its, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.parametrize("more", [[], [floats(36)]])
+@pytest.mark.parametrize("masked", [False, True])
+def test_decoder_masked_multi_head_attention_in_a_buffer(more: list[Any], masked: bool, beams: int) -> None:
+    ways = RNG.integers(0, beams, (4 // beams, beams, 9)).astype(np.int32)
+    mask = np.array([[1, 0, 1, 1, 1, 1]] * 4, np.int32) if masked else None
+    inputs = [*(floats(4, 1, 12) for _ in range(3)), mask, floats(1, 3, 1, 6), floats(4, 3, 9, 4), floats(4, 3, 9, 4), np.array([5], np.int32),
+              np.array([beams], np.int32), ways, *more]
+    close("DecoderMaskedMultiHeadAttention", inputs, 3, num_heads=3, past_present_share_buffer=1)
+
+
+@pytest.mark.parametrize("more", [[], [None] * 7 + [floats(36)]])
+def test_decoder_masked_multi_head_attention_to_an_encoder(more: list[Any]) -> None:
+    close("DecoderMaskedMultiHeadAttention", [floats(4, 1, 12), floats(4, 3, 5, 4), floats(4, 3, 5, 4), *more], 1, num_heads=3)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuonnx.errors import GpuOnnxError, ModelError, ShapeError, UnsupportedOp
-from gpuonnx.importer import control, generate
+from gpuonnx.importer import control, generate, solve
 from gpuonnx.importer.kinds import check_attributes, check_inputs
 from gpuonnx.importer.procedure import Argument, Environment, InputInfo, Procedure, free_names, is_tensor, read_names
 from gpuonnx.ir import graph as g
@@ -20,7 +20,7 @@ from gpuonnx.ops import registry
 if TYPE_CHECKING:
     import onnx
 
-LOWERINGS = control.LOWERINGS | generate.LOWERINGS
+LOWERINGS = control.LOWERINGS | generate.LOWERINGS | solve.LOWERINGS
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def _results(frame: Frame, node: onnx.NodeProto) -> Sequence[Tensor | None]:
     opset = frame.environment.opsets.get(domain, 1)
     lowering = LOWERINGS.get((domain, node.op_type))
     if node.op_type == "Gradient":
-        from gpuonnx.importer import reverse, reverse_cells  # noqa: F401
+        registry.load("gpuonnx.importer.gradients")
     if lowering:
         check_attributes(node, domain, opset)
         return lowering(frame, node, inputs, attributes)

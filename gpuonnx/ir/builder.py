@@ -39,8 +39,9 @@ class NeedsRun(Exception):
 
 @dataclass
 class Builder:
-    """The graph under construction, its symbols, and the questions asked so far; `held`: what sequences and optionals are
-    known to hold; `repeats`: results of a size that the data decide, with the nodes that make them, by kind and question."""
+    """The graph under construction, its symbols, and the questions asked so far; `held`: what sequences and optionals are known to hold,
+    `element_ranks`: the rank of a sequence's elements where all have the same; `repeats`: results of a size that the data decide, with the nodes
+    that make them, by kind and question."""
 
     space: Space = field(default_factory=Space)
     binding: dict[str, int | float] = field(default_factory=dict)
@@ -53,6 +54,7 @@ class Builder:
     known_elements: dict[g.Value, Any] = field(default_factory=dict)
     input_elements: dict[g.Value, np.ndarray] = field(default_factory=dict)
     held: dict[g.Value, list[Tensor | None]] = field(default_factory=dict)
+    element_ranks: dict[g.Value, int] = field(default_factory=dict)
     repeats: dict[Any, dict[Any, tuple[slice, list[g.Node], Any]]] = field(default_factory=dict)
     origin: str = ""
 

@@ -17,7 +17,7 @@ from gpuonnx.ir.formula import equal, exp, less, less_equal, rsqrt, select, sigm
 from gpuonnx.ir.types import BY_ONNX, compute
 from gpuonnx.ops.conv import convolution
 from gpuonnx.ops.matmul import matrix_product, transposed
-from gpuonnx.ops.registry import Body, op
+from gpuonnx.ops.registry import INTERNAL, Body, op
 from gpuonnx.ops.window import Window
 
 Rule = Callable[[Expr, Expr, Expr], Expr]
@@ -215,19 +215,20 @@ def rotary_embedding(X: Tensor, cos_cache: Tensor, sin_cache: Tensor, position_i
 def causal_conv_with_state(x: Tensor, weight: Tensor, bias: Tensor | None = None, past_state: Tensor | None = None, *,
                            activation: str = "none") -> tuple[Tensor, Tensor]:
     """x[B, C, L] after the state [B, C, k - 1], each channel with its own weights [C, 1, k]; also gives the next state."""
+    y, joined = causal_convolution(x, weight, bias, past_state, activation, 1)
+    return y, joined.slice(2, x.shape[2], weight.shape[2] - 1)
+
+
+def causal_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, past: Tensor | None, activation: str, gap: int) -> tuple[Tensor, Tensor]:
+    """x[B, C, L] behind its past [B, C, (k - 1) * gap] (default: zeros), and both joined."""
     if activation not in ("none", "silu", "swish"):
         raise ModelError(f"{builder().origin}: activation {activation!r} is none of none, silu, swish")
-    before, channels = weight.shape[2] - 1, x.shape[1]
-    past = past_state if past_state is not None else full([x.shape[0], channels, before], 0, x.dtype)
-    joined = concat([past, x], 2)
+    before, channels = (weight.shape[2] - 1) * gap, x.shape[1]
+    joined = concat([full([x.shape[0], channels, before], 0, x.dtype) if past is None else past, x], 2)
     kernel = int(builder().ask(weight.shape[2]))
-    y = convolution(joined, weight, Window.of(joined.shape[2:], [kernel]), int(builder().ask(channels)))
+    y = convolution(joined, weight, Window.of(joined.shape[2:], [kernel], dilations=[gap]), int(builder().ask(channels)))
     y = y if bias is None else y + bias.unsqueeze([1])
-    if activation != "none":
-        y = (y.wide() * sigmoid(y.wide())).cast(x.dtype)
-    return y, joined.slice(2, x.shape[2], before)
-
-
+    return (y if activation == "none" else (y.wide() * sigmoid(y.wide())).cast(x.dtype)), joined
 
 
 RULES = {"linear": (False, False), "gated": (True, False), "delta": (False, True), "gated_delta": (True, True)}
@@ -258,6 +259,18 @@ def linear_attention(query: Tensor, key: Tensor, value: Tensor, past_state: Tens
                       out=[Spec("f32", (batch, length, q_num_heads, v.shape[3])), Spec("f32", state)])
     y = (y * (scale or root_scale(size, "f32"))).cast(query.dtype)
     return y.reshape(batch, length, y.shape[2] * y.shape[3]), present.cast(query.dtype if past_state is None else past_state.dtype)
+
+
+@op("LinearStep", domain=INTERNAL)
+def linear_step(state: Tensor, q: Tensor, k: Tensor, v: Tensor, factors: Tensor | None = None, rates: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """One step of the kernel linear_attention: the state [B, N, K, E] after it, and what it says to the queries q[B, M, K], as [B, M, E]."""
+    kept = state if factors is None else state * factors.unsqueeze([3])
+    news = v if rates is None else (v - (kept * k.unsqueeze([3])).sum([2])) * rates.unsqueeze([2])
+    after = kept + k.unsqueeze([3]) * news.unsqueeze([2])
+    batch, heads, size = k.shape
+    asked = q.reshape(batch, heads, d.floordiv(q.shape[1], heads), size)
+    said = (asked.unsqueeze([4]) * after.unsqueeze([2])).sum([3])
+    return after, said.reshape(batch, q.shape[1], v.shape[2])
 
 
 @op("FlexAttention", since=1, domain="ai.onnx.preview")

@@ -1,7 +1,7 @@
 """Gradient: the IR differentiated in reverse.
 
 Maps, Reduces, prefix folds, Scatters, Views and Assembles are differentiated by what they say (`gradient_nodes.py`); a Call by the
-rule registered for its kernel (`gradient_kernels.py`); control flow by that for its node (`importer/reverse.py`). Adjoints are kept
+rule registered for its kernel (`gradient_kernels.py`); control flow by that for its node (`importer/gradients/`). Adjoints are kept
 in the compute type of their value.
 """
 from __future__ import annotations
@@ -18,6 +18,7 @@ from gpuonnx.ir.expr import Expr, cast, dim
 from gpuonnx.ir.types import compute, kind
 from gpuonnx.ops.gradient_nodes import Parts, of_node
 from gpuonnx.ops.registry import INTERNAL, op
+from gpuonnx.ops.sequence import sequence
 
 Adjoint = Tensor | None
 KernelRule = Callable[[g.Call, Sequence[Adjoint]], Sequence[Adjoint]]
@@ -26,8 +27,7 @@ KERNELS: dict[str, KernelRule] = {}
 NODES: dict[type[g.Node], NodeRule] = {}
 WITHOUT: dict[str, str] = {
     "gemm_integer": "it computes in integers", "conv_integer": "it computes in integers", "nms": "it finds places",
-    "unique": "it finds places", "mersenne": "it draws random numbers",
-    "linear_attention": "its derivative is not written; a Scan over the steps has one"}
+    "unique": "it finds places", "mersenne": "it draws random numbers"}
 """Kernels that have no derivative, and why."""
 
 
@@ -156,13 +156,18 @@ def reverse(targets: Sequence[Tensor], seeds: Sequence[Adjoint], given: Sequence
 
     def add(parts: Iterable[tuple[g.Value, Tensor]]) -> None:
         for value, part in parts:
-            totals[value] = totals[value] + part if value in totals else part
+            totals[value] = joint(totals[value], part) if value in totals else part
     add(wanted)
     for node in reversed(nodes):
         outs = [totals.get(v) for v in node.outputs]
         if any(v in active for v in node.inputs) and any(t is not None for t in outs):
             add(pulled(node, outs, active))
     return [totals.get(t.value) for t in given[:count]]
+
+
+def joint(a: Tensor, b: Tensor) -> Tensor:
+    """The sum of two adjoints, of a tensor or of all elements of a sequence."""
+    return a + b if a.is_tensor else sequence("sequence_sum", a, b, dtype=a.dtype)
 
 
 def may_vary(v: g.Value) -> bool:

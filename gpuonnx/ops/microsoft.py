@@ -50,6 +50,17 @@ def quick_gelu(x: Tensor, *, alpha: float = 1.702) -> Tensor:
     return (v * sigmoid(v * alpha)).cast(x.dtype)
 
 
+@microsoft("GemmFastGelu")
+def gemm_fast_gelu(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
+    return fast_gelu(matrix_product(x, w), bias)  # type: ignore[no-any-return]
+
+
+@microsoft("BiasSoftmax")
+def bias_softmax(data: Tensor, bias: Tensor, *, axis: int = 1, is_inner_broadcast: int) -> Tensor:
+    """Over all axes from `axis` on."""
+    return act.softmax_1((data + bias).wide(), axis=axis).cast(data.dtype)
+
+
 @microsoft("FusedMatMul")
 def fused_matmul(a: Tensor, b: Tensor, *, alpha: float = 1.0, transA: int = 0, transB: int = 0, transBatchA: int = 0,
                  transBatchB: int = 0) -> Tensor:

@@ -1,12 +1,14 @@
 """com.microsoft: attention and what stands around it. A mask hides by adding `mask_filter_value`, as ONNX Runtime has it."""
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from gpuonnx.errors import ModelError
 from gpuonnx.ir import dims as d
-from gpuonnx.ir.build import Tensor, builder, concat, dim, from_end, full, tensor_map
+from gpuonnx.ir.build import Tensor, builder, concat, dim, from_end, full, tensor_map, tensor_reduce
 from gpuonnx.ir.dims import Dim
 from gpuonnx.ir.expr import Expr, cast, const, guard
-from gpuonnx.ir.formula import both, equal, less, less_equal, rsqrt, select
+from gpuonnx.ir.formula import both, equal, less, less_equal, minimum, rsqrt, select
 from gpuonnx.ir.types import compute
 from gpuonnx.ops import normalize
 from gpuonnx.ops import quantize as q
@@ -64,26 +66,26 @@ def self_attention(qkv: tuple[Tensor, Tensor, Tensor], mask: Tensor | None, befo
 
 
 def projected_attention(qkv: Tensor, sizes: list[Dim], heads: int, mask: Tensor | None, past: Tensor | None, bias: Tensor | None, causal: int,
-                        scale: float | None, hidden: float, outputs: int) -> tuple[Tensor, ...]:
-    """qkv[B, S, sum(sizes)]; past and, where it is asked for, present: [2, B, H, P, D]."""
+                        scale: float | None, hidden: float, outputs: int, filled: Dims | None = None) -> tuple[Tensor, ...]:
+    """qkv[B, S, sum(sizes)]; past (a buffer, where `filled` says of how many columns) and, where it is asked for, present: [2, B, H, P, D]."""
     starts: list[Dim] = [0, sizes[0], sizes[0] + sizes[1]]
     query, key, value = (unpacked(qkv.slice(2, start, size), heads) for start, size in zip(starts, sizes, strict=True))
-    if past is not None:
-        key, value = (joined(past.slice(0, k, 1).squeeze([0]), t) for k, t in enumerate((key, value)))
-    y, _ = self_attention((query, key, value), mask, 0 if past is None else past.shape[3], bias, causal, scale, hidden)
-    return (y, concat([key.unsqueeze([0]), value.unsqueeze([0])], 0)) if outputs > 1 else (y,)
+    pasts = [None if past is None else past.slice(0, k, 1).squeeze([0]) for k in range(2)]
+    kept = Memory.of(pasts[0], pasts[1], key, value, filled)
+    y, _ = self_attention((query, *kept.held), mask, kept.before, bias, causal, scale, hidden)
+    return (y, concat([t.unsqueeze([0]) for t in kept.presents], 0)) if outputs > 1 else (y,)
 
 
 @microsoft("Attention")
 def attention(x: Tensor, weights: Tensor, bias: Tensor | None = None, mask_index: Tensor | None = None, past: Tensor | None = None,
-              attention_bias: Tensor | None = None, past_sequence_length: Tensor | None = None, *, do_rotary: int = 0,
+              attention_bias: Tensor | None = None, past_sequence_length: Dims | None = None, *, do_rotary: int = 0,
               mask_filter_value: float = HIDDEN, num_heads: int, past_present_share_buffer: int = 0, qkv_hidden_sizes: list[int] | None = None,
               rotary_embedding_dim: int = 0, scale: float | None = None, unidirectional: int = 0, outputs: int) -> tuple[Tensor, ...]:
-    refuse("rotation or a shared buffer", do_rotary, past_present_share_buffer)
+    refuse("rotation", do_rotary)
     qkv = matrix_product(x, weights)
     sizes: list[Dim] = list(qkv_hidden_sizes or [d.floordiv(weights.shape[1], 3)] * 3)
     return projected_attention(qkv if bias is None else qkv + bias, sizes, num_heads, mask_index, past, attention_bias, unidirectional, scale,
-                               mask_filter_value, outputs)
+                               mask_filter_value, outputs, past_sequence_length if past_present_share_buffer else None)
 
 
 @microsoft("QAttention")
@@ -127,29 +129,49 @@ def multi_head_attention(query: Tensor, key: Tensor | None = None, value: Tensor
             if not (cached and k):
                 parts[k] = t + bias.slice(0, start, size).reshape(t.shape[1], 1, t.shape[3])
             start = start + size
-    presents = [parts[1], parts[2]]
-    held, before = presents, dim_of_past(past_key, past_sequence_length)
-    if past_key is not None and past_value is not None:
-        pasts = (past_key, past_value)
-        if past_sequence_length is None:
-            presents = held = [joined(past, t) for past, t in zip(pasts, presents, strict=True)]
-        else:
-            total = before + parts[1].shape[2]
-            presents = [appended(past, t, lambda b: dim(before), past.shape[2]) for past, t in zip(pasts, presents, strict=True)]
-            held = [of_beams(t.slice(2, 0, total), cache_indirection, before) for t in presents]
-    y, weights = self_attention((parts[0], held[0], held[1]), key_padding_mask, before, attention_bias, unidirectional, scale, mask_filter_value)
-    return (y, *presents, weights)[:outputs]
+    kept = Memory.of(past_key, past_value, parts[1], parts[2], past_sequence_length)
+    keys, values = (of_beams(t, cache_indirection, kept.before) for t in kept.held)
+    y, weights = self_attention((parts[0], keys, values), key_padding_mask, kept.before, attention_bias, unidirectional, scale, mask_filter_value)
+    return (y, *kept.presents, weights)[:outputs]
 
 
-def dim_of_past(past: Tensor | None, filled: Dims | None) -> Dim:
-    """How many columns there are before the new ones."""
-    if past is None:
-        return 0
-    if filled is None:
-        size: Dim = past.shape[2]
-        return size
-    builder().require(past.shape[2] - filled[0], f"past_sequence_length must be at most {past.shape[2]}, the columns of the buffer")
-    return filled[0]
+@microsoft("DecoderMaskedMultiHeadAttention")
+def decoder_masked_multi_head_attention(
+        query: Tensor, key: Tensor | None = None, value: Tensor | None = None, mask_index: Tensor | None = None,
+        attention_bias: Tensor | None = None, past_key: Tensor | None = None, past_value: Tensor | None = None,
+        past_sequence_length: Dims | None = None, beam_width: Tensor | None = None, cache_indirection: Tensor | None = None,
+        bias: Tensor | None = None, *, mask_filter_value: float = HIDDEN, num_heads: int, output_qk: int = 0, past_present_share_buffer: int = 0,
+        scale: float | None = None, outputs: int) -> tuple[Tensor, ...]:
+    """MultiHeadAttention of one new column, with the inputs in another order; query may hold all three, one behind the other."""
+    if key is None:
+        size = d.floordiv(query.shape[2], 3)
+        query, key, value = (query.slice(2, size * k, size) for k in range(3))
+    return multi_head_attention(  # type: ignore[no-any-return]
+        query, key, value, bias, mask_index, attention_bias, past_key, past_value, past_sequence_length if past_present_share_buffer else None,
+        cache_indirection, mask_filter_value=mask_filter_value, num_heads=num_heads, scale=scale, outputs=outputs)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Keys and values after a step, as they are handed on and as they are read; `before` columns stood there before."""
+
+    presents: tuple[Tensor, Tensor]
+    held: tuple[Tensor, Tensor]
+    before: Dim
+
+    @staticmethod
+    def of(past_key: Tensor | None, past_value: Tensor | None, key: Tensor, value: Tensor, filled: Dims | None) -> Memory:
+        """With `filled`, pasts are buffers that hold so many columns, and the new ones are written behind them."""
+        if past_key is None or past_value is None:
+            return Memory((key, value), (key, value), 0)
+        if filled is None:
+            both_joined = joined(past_key, key), joined(past_value, value)
+            return Memory(both_joined, both_joined, past_key.shape[2])
+        before, columns = filled[0], past_key.shape[2]
+        builder().require(columns - before - key.shape[2], f"past_sequence_length and the new columns must be at most {columns}, those of the buffer")
+        presents = tuple(appended(past, t, lambda b: dim(before), columns) for past, t in ((past_key, key), (past_value, value)))
+        held = tuple(t.slice(2, 0, before + key.shape[2]) for t in presents)
+        return Memory((presents[0], presents[1]), (held[0], held[1]), before)
 
 
 def of_beams(t: Tensor, beams: Tensor | None, filled: Dim) -> Tensor:
@@ -272,3 +294,44 @@ def embed_layer_normalization(input_ids: Tensor, segment_ids: Tensor | None, wor
     else:
         ones = tensor_map(mask.shape, "i32", lambda *i: select(equal(mask.at(*i), 1), const(1, "i32"), const(0, "i32"))).sum([1])
     return (y, ones, total)[:outputs]
+
+
+@microsoft("QEmbedLayerNormalization")
+def q_embed_layer_normalization(
+        input_ids: Tensor, segment_ids: Tensor | None, word: Tensor, place: Tensor, segment: Tensor | None, gamma: Tensor, beta: Tensor,
+        mask: Tensor | None, word_scale: Tensor, place_scale: Tensor, segment_scale: Tensor | None, gamma_scale: Tensor, beta_scale: Tensor,
+        word_zero: Tensor, place_zero: Tensor, segment_zero: Tensor | None, gamma_zero: Tensor, beta_zero: Tensor, *,
+        epsilon: float = 1e-12) -> tuple[Tensor, ...]:
+    """EmbedLayerNormalization of tables and weights in 8 bits."""
+    def real(t: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
+        return q.dequantized(t, scale.reshape(), None if zero is None else zero.reshape(), "f32")
+    segments = None if segment is None or segment_scale is None else real(segment, segment_scale, segment_zero)
+    return embed_layer_normalization(  # type: ignore[no-any-return]
+        input_ids, segment_ids, real(word, word_scale, word_zero), real(place, place_scale, place_zero), segments,
+        real(gamma, gamma_scale, gamma_zero), real(beta, beta_scale, beta_zero), mask, epsilon=epsilon, outputs=2)
+
+
+@microsoft("SparseAttention")
+def sparse_attention(query: Tensor, key: Tensor | None, value: Tensor | None, past_key: Tensor, past_value: Tensor, block_row_indices: Tensor,
+                     block_col_indices: Tensor, total_sequence_length: Dims, key_total_sequence_lengths: Tensor, cos_cache: Tensor | None = None,
+                     sin_cache: Tensor | None = None, *, do_rotary: int = 0, kv_num_heads: int, num_heads: int, rotary_interleaved: int = 0,
+                     scale: float | None = None, sparse_block_size: int) -> tuple[Tensor, ...]:
+    """GroupQueryAttention where a block of rows sees some blocks of columns: those block_col_indices[layout, n] with n from
+    block_row_indices[layout, row] on, up to those of the next row. Heads take the layouts in turn."""
+    layouts, blocks = block_row_indices.shape[0], block_row_indices.shape[1] - 1
+
+    def named(layout: Expr, row: Expr, column: Expr, n: Expr) -> Expr:
+        inside = both(less_equal(cast(block_row_indices.at(layout, row), "ix"), n), less(n, cast(block_row_indices.at(layout, row + 1), "ix")))
+        return both(inside, equal(cast(block_col_indices.at(layout, n), "ix"), column))
+    seen = tensor_reduce((layouts, blocks, blocks, block_col_indices.shape[1]), [3], "any", "bool", named)
+    filled, total, rows = key_total_sequence_lengths, total_sequence_length[0], query.shape[1]
+    steps = Steps.of(rows, filled - 1, None, total)
+    last = dim(blocks - 1)
+
+    def hidden(b: Expr, n: Expr, i: Expr, j: Expr) -> Expr:
+        row, column = (minimum(place // dim(sparse_block_size), last) for place in (i + steps.before(b), j))
+        return select(seen.at(n % dim(layouts), row, column), const(0.0, compute(query.dtype)), const(float("-inf"), compute(query.dtype)))
+    bias = tensor_map((query.shape[0], num_heads, rows, total), query.dtype, hidden)
+    return group_query_attention(  # type: ignore[no-any-return]
+        query, key, value, past_key, past_value, filled - 1, total_sequence_length, cos_cache, sin_cache, None, bias, do_rotary=do_rotary,
+        kv_num_heads=kv_num_heads, num_heads=num_heads, rotary_interleaved=rotary_interleaved, scale=scale, outputs=3)

@@ -101,6 +101,15 @@ def channels_behind(x: Tensor) -> Tensor:
     return x.transpose([0, *range(2, x.rank), 1])
 
 
+@microsoft("QLinearConv")
+def qlinear_conv(x: Tensor, x_scale: Tensor, x_zero_point: Tensor, w: Tensor, w_scale: Tensor, w_zero_point: Tensor, y_scale: Tensor,
+                 y_zero_point: Tensor, b: Tensor | None = None, *, auto_pad: str = "NOTSET", channels_last: int = 0, dilations: Ints = None,
+                 group: int = 1, kernel_shape: Ints = None, pads: Ints = None, strides: Ints = None) -> Tensor:
+    y = q.qlinear_conv(channels_first(x) if channels_last else x, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, b,
+                       auto_pad=auto_pad, dilations=dilations, group=group, kernel_shape=kernel_shape, pads=pads, strides=strides)
+    return channels_behind(y) if channels_last else y
+
+
 @microsoft("QGemm")
 def qgemm(a: Tensor, a_scale: Tensor, a_zero: Tensor, b: Tensor, b_scale: Tensor, b_zero: Tensor, c: Tensor | None = None,
           y_scale: Tensor | None = None, y_zero: Tensor | None = None, *, alpha: float = 1.0, transA: int = 0, transB: int = 0) -> Tensor:

@@ -6,7 +6,7 @@ reference implementation draws, NumPy's Mersenne twister.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -118,18 +118,21 @@ def bernoulli(x: Tensor, *, dtype: int | None = None, seed: float | None = None)
 
 @op("Multinomial", since=7)
 def multinomial(x: Tensor, *, dtype: int = 6, sample_size: int = 1, seed: float | None = None) -> Tensor:
-    """Classes drawn by unnormalised log probabilities x[batch, class]: how many cumulated weights lie at or below the draw."""
+    """Classes drawn by unnormalised log probabilities x[batch, class]."""
+    return drawn_classes(x, sample_size, key_of(seed), lambda *i: flat(i, (x.shape[0], sample_size))).cast(BY_ONNX[dtype])
+
+
+def drawn_classes(x: Tensor, samples: Dim, key: Tensor, number: Callable[[Expr, Expr], Expr]) -> Tensor:
+    """i64[batch, samples]: how many cumulated weights exp(x)[batch, class] lie at or below the draw number(row, sample)."""
     batch, classes = x.shape
     v = x.wide()
     cumulated = tensor_prefix(exp(v - v.max(1, keepdims=True)), 1)
-    key, shape = key_of(seed), (batch, sample_size)
 
     def beyond(row: Expr, sample: Expr, k: Expr) -> Expr:
-        draw = uniform_at(key, flat((row, sample), shape), x.dtype) * cumulated.at(row, dim(classes - 1))
+        draw = uniform_at(key, number(row, sample), x.dtype) * cumulated.at(row, dim(classes - 1))
         return cast(less_equal(cumulated.at(row, k), draw), "i64")
-    place = tensor_reduce((batch, sample_size, classes), [2], "sum", "i64", beyond)
-    last = dim(classes - 1)
-    return pointwise(lambda p: minimum(p, cast(last, "i64")), place).cast(BY_ONNX[dtype])
+    place = tensor_reduce((batch, samples, classes), [2], "sum", "i64", beyond)
+    return pointwise(lambda p: minimum(p, cast(dim(classes - 1), "i64")), place)
 
 
 def twister(shape: Sequence[Dim], seed: int) -> Tensor:

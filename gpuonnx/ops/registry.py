@@ -14,6 +14,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -92,17 +93,17 @@ def describe(function: Callable[..., Any], name: str, since: int, domain: str) -
     return Definition(domain, name, since, function, tuple(inputs), variadic, accepted, reserved)
 
 
-_loaded = False
+@cache
+def load(name: str) -> None:
+    """Import every module of a package, whose declarations register themselves, once."""
+    package = importlib.import_module(name)
+    for module in pkgutil.walk_packages(package.__path__, f"{name}."):
+        importlib.import_module(module.name)
 
 
 def load_all() -> None:
-    """Import every module of definitions, once."""
-    global _loaded
-    if not _loaded:
-        package = importlib.import_module("gpuonnx.ops")
-        for module in pkgutil.walk_packages(package.__path__, "gpuonnx.ops."):
-            importlib.import_module(module.name)
-        _loaded = True
+    """Import every module of definitions."""
+    load("gpuonnx.ops")
 
 
 def find(domain: str, name: str, opset: int) -> Definition | None:

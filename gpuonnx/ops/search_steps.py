@@ -5,7 +5,7 @@ padding. A body of importer/generate.py calls these by their names in SEARCH.
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gpuonnx.ir.build import Tensor, builder, concat, dim, full, tensor_map, tensor_prefix, tensor_scatter
@@ -13,12 +13,13 @@ from gpuonnx.ir.dims import Dim
 from gpuonnx.ir.expr import Expr, apply, cast, const, guard
 from gpuonnx.ir.formula import both, either, equal, less, less_equal, maximum, power, select
 from gpuonnx.ir.types import compute
-from gpuonnx.ops.activation import log_softmax
+from gpuonnx.ops.activation import log_softmax, softmax
+from gpuonnx.ops.random import drawn_classes
 from gpuonnx.ops.registry import op
 from gpuonnx.ops.search import top
+from gpuonnx.ops.search_timestamps import LOWEST, timed
 
 SEARCH = "gpuonnx.search"
-LOWEST = -3.4028234663852886e38
 NONE = float("-inf")
 
 
@@ -29,13 +30,16 @@ def at_length(length: Tensor) -> Expr:
 @dataclass(frozen=True)
 class Words:
     """What changes the scores of words: an old word's score is divided by `penalty` (multiplied where negative); words that would complete a
-    run of `ngram` words for the second time, whose mask is 0, or that end a sequence before `least` words, are out."""
+    run of `ngram` words for the second time, whose mask is 0, or that end a sequence before `least` words, are out; all scores are divided by
+    `temperature`; `times` are the words of timed()."""
 
     eos: int
     ngram: int
     least: Tensor | None
     penalty: Tensor | None
     allowed: Tensor | None
+    temperature: Tensor | None = None
+    times: Sequence[int] = ()
 
     def scored(self, scores: Tensor, sequences: Tensor, length: Tensor, first: Tensor | None = None) -> Tensor:
         """scores[R, V] after all rules; `first` [B, V] is one more mask."""
@@ -59,7 +63,10 @@ class Words:
                 value = select(both(equal(v, dim(self.eos)), early), low, value)
             return value
         beams: Dim = 1 if first is None else whole_quotient(scores.shape[0], first.shape[0])
-        return tensor_map(scores.shape, scores.dtype, element)
+        scores = tensor_map(scores.shape, scores.dtype, element)
+        if self.temperature is not None:
+            scores = scores / self.temperature.reshape().cast(scores.dtype)
+        return timed(scores, sequences, length, self.times) if self.times else scores
 
 
 def whole_quotient(a: Dim, b: Dim) -> Dim:
@@ -100,9 +107,11 @@ def last_scores(logits: Tensor, vocab_size: int) -> Tensor:
 
 
 @op("Following", domain=SEARCH)
-def following(positions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The positions [R, 1] of the words that come next, behind those at `positions`, and the mask [R, T] with them."""
-    return positions + 1, concat([mask, full((mask.shape[0], 1), 1, mask.dtype)], 1)
+def following(positions: Tensor | None, mask: Tensor | None, columns: Tensor | None = None) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """What a decoder is fed for the next word, from what it is fed for this one: positions [R, 1], mask [R, T], how many columns of its buffers
+    are in use [1]."""
+    return (None if positions is None else positions + 1, None if mask is None else concat([mask, full((mask.shape[0], 1), 1, mask.dtype)], 1),
+            None if columns is None else columns + 1)
 
 
 @op("GreedyStep", domain=SEARCH)
@@ -112,12 +121,43 @@ def greedy_step(logits: Tensor, sequences: Tensor, length: Tensor, done: Tensor,
     """The best word behind each sequence, padding behind those that have ended. Gives whether to go on, the words [R, 1], the sequences, the
     length and which sequences have ended."""
     words = Words(eos_token_id, no_repeat_ngram_size, min_length, repetition_penalty, vocab_mask)
-    scores = words.scored(last_scores(logits, vocab_size), sequences, length, prefix_vocab_mask)
-    best = scores.fold("argmax", 1)
-    over = tensor_map(done.shape, "bool", lambda r: either(done.at(r), equal(best.at(r), eos_token_id)))
-    ids = tensor_map((done.shape[0], 1), sequences.dtype, lambda r, _: select(over.at(r), const(pad_token_id, "i32"), cast(best.at(r), "i32")))
+    best = words.scored(last_scores(logits, vocab_size), sequences, length, prefix_vocab_mask).fold("argmax", 1)
+    return followed(best, sequences, length, done, eos_token_id, pad_token_id)
+
+
+def followed(chosen: Tensor, sequences: Tensor, length: Tensor, done: Tensor, eos: int, pad: int) -> tuple[Tensor, ...]:
+    """The words chosen[R] behind the sequences that have not ended."""
+    over = tensor_map(done.shape, "bool", lambda r: either(done.at(r), equal(chosen.at(r), eos)))
+    ids = tensor_map((done.shape[0], 1), sequences.dtype, lambda r, _: select(over.at(r), const(pad, "i32"), cast(chosen.at(r), "i32")))
     longer = tensor_map(sequences.shape, sequences.dtype, lambda r, m: select(equal(m, at_length(length)), ids.at(r, dim(0)), sequences.at(r, m)))
     return (~over.fold("all", 0), ids, longer, length + 1, over)
+
+
+@op("SampleStep", domain=SEARCH)
+def sample_step(logits: Tensor, sequences: Tensor, length: Tensor, done: Tensor, min_length: Tensor | None,
+                repetition_penalty: Tensor | None, vocab_mask: Tensor | None, presence_mask: Tensor | None, key: Tensor,
+                prefix_vocab_mask: Tensor | None = None, *, custom: int = 0, eos_token_id: int, filter_value: float = -1e20,
+                min_tokens_to_keep: int = 0, no_repeat_ngram_size: int = 0, pad_token_id: int, presence_penalty: float = 0.0,
+                temperature: float = 1.0, top_p: float = 0.0, vocab_size: int = -1) -> tuple[Tensor, ...]:
+    """As greedy_step, but the word is drawn by the scores, those beyond the most likely ones replaced by filter_value; gives these scores [R, V]
+    too. `custom` keeps one word at least, whatever min_tokens_to_keep says. key: of the random numbers."""
+    words = Words(eos_token_id, no_repeat_ngram_size, min_length, repetition_penalty, vocab_mask)
+    scores = words.scored(last_scores(logits, vocab_size), sequences, length, prefix_vocab_mask)
+    scores = scores / temperature if temperature > 0 else scores
+    if presence_mask is not None:
+        scores = scores - presence_mask.cast(scores.dtype) * presence_penalty
+    builder().require(scores.shape[1] - min_tokens_to_keep - 1, "min_tokens_to_keep must be less than the words there are")
+    filtered = nucleus(scores, top_p, 1 if custom else min_tokens_to_keep, filter_value)
+    drawn = drawn_classes(filtered, 1, key, lambda r, _: r * dim(sequences.shape[1]) + at_length(length)).squeeze([1])
+    return (*followed(drawn, sequences, length, done, eos_token_id, pad_token_id), filtered)
+
+
+def nucleus(scores: Tensor, share: float, least: int, low: float) -> Tensor:
+    """scores[R, V] of the most likely words that have less than `share` of the probability before them, and of the first `least`; `low` elsewhere."""
+    values, places = top(scores, scores.shape[1], 1, 1, 1)
+    before = tensor_prefix(softmax(values, axis=1), 1, exclusive=True)
+    return tensor_scatter(full(scores.shape, low, scores.dtype), scores.shape, lambda r, k: [r, cast(places.at(r, k), "ix")], lambda r, k: select(
+        either(less(before.at(r, k), share), less(k, dim(least))), values.at(r, k), const(low, scores.dtype)))
 
 
 @dataclass(frozen=True)
@@ -150,15 +190,16 @@ def by_length(scores: Tensor, length: Tensor, penalty: Tensor | None) -> Tensor:
 @op("BeamStep", domain=SEARCH)
 def beam_step(logits: Tensor, sequences: Tensor, length: Tensor, sums: Tensor, kept_scores: Tensor, kept_words: Tensor, done: Tensor,
               length_penalty: Tensor | None, min_length: Tensor | None, repetition_penalty: Tensor | None,
-              vocab_mask: Tensor | None, prefix_vocab_mask: Tensor | None, *presents: Tensor, early_stopping: int = 0, eos_token_id: int,
-              no_repeat_ngram_size: int = 0, pad_token_id: int, vocab_size: int = -1) -> tuple[Tensor, ...]:
+              vocab_mask: Tensor | None, temperature: Tensor | None, prefix_vocab_mask: Tensor | None, *presents: Tensor, early_stopping: int = 0,
+              eos_token_id: int, no_repeat_ngram_size: int = 0, pad_token_id: int, times: Sequence[int] = (),
+              vocab_size: int = -1) -> tuple[Tensor, ...]:
     """The K best words behind the K beams of each batch entry; where a beam ends it is kept, if it is among the K best that ended. sums[B, K]: log
     probabilities of the beams. presents have R as their second axis (the first, where rank 4) and follow the beams. Gives whether to go on, the
     words [R, 1], sequences, length, sums, kept scores and words, done[B], all scores [B, K, V], presents."""
     batch, beams = sums.shape
     last = last_scores(logits, vocab_size)
     size = last.shape[1]
-    rules = Words(eos_token_id, no_repeat_ngram_size, min_length, repetition_penalty, vocab_mask)
+    rules = Words(eos_token_id, no_repeat_ngram_size, min_length, repetition_penalty, vocab_mask, temperature, times)
     scores = rules.scored(log_softmax(last, axis=1), sequences, length, prefix_vocab_mask).reshape(batch, beams, size) + sums.unsqueeze([2])
     values, places = top(scores.reshape(batch, beams * size), beams * 2, 1, 1, 1)
     ended = tensor_map(places.shape, "bool", lambda b, c: equal(cast(places.at(b, c), "ix") % dim(size), dim(eos_token_id)))

@@ -46,9 +46,30 @@ def checked(at: int, count: int, owner: Tensor) -> int:
     return at
 
 
-def sequence(name: str, *inputs: Tensor | None, dtype: str, elements: Sequence[Tensor] | None = None, **attrs: Any) -> Tensor:
+def sequence(name: str, *inputs: Tensor | None, dtype: str, elements: Sequence[Tensor] | None = None, rank: int | None = None,
+             **attrs: Any) -> Tensor:
+    """`rank`: of all elements, where it is known."""
     made: Tensor = host(name, *inputs, out=Spec(dtype, None), why=WHY, **attrs)
+    if rank is not None:
+        made.builder.element_ranks[made.value] = rank
     return made if elements is None else holding(made, elements)
+
+
+def rank_of(x: Tensor) -> int | None:
+    """The rank that all elements of a sequence have, if it is known."""
+    ranks = {t.rank if t.is_tensor else None for t in held(x) or ()}
+    return ranks.pop() if len(ranks) == 1 else None if ranks else x.builder.element_ranks.get(x.value)
+
+
+def longer_rank(x: Tensor, element: Tensor) -> int | None:
+    """The rank of all elements with one more."""
+    mine = element.rank if element.is_tensor else None
+    return mine if held(x) == [] or mine == rank_of(x) else None
+
+
+def of_rank(dtype: str, rank: int | None) -> Spec:
+    sizes: Any = None if rank is None else (None,) * rank
+    return Spec(dtype, sizes)
 
 
 @op("SequenceEmpty", since=11)
@@ -67,7 +88,7 @@ def sequence_insert(x: Tensor, element: Tensor, position: Tensor | None = None) 
     if known is not None:
         at = len(known) if position is None else place(position, len(known))
         known = None if at is None else known[:checked(at, len(known) + 1, x)] + [element] + known[at:]
-    return sequence("sequence_insert", x, element, position, dtype=x.dtype, elements=known)
+    return sequence("sequence_insert", x, element, position, dtype=x.dtype, elements=known, rank=longer_rank(x, element))
 
 
 @op("Push", domain=INTERNAL)
@@ -78,8 +99,7 @@ def push(x: Tensor, element: Tensor) -> Tensor:
 @op("Element", domain=INTERNAL)
 def element(x: Tensor, number: Tensor, *, rank: int) -> Tensor:
     """The element at -1 - number, a tensor of known rank."""
-    shape: Any = (None,) * rank
-    made: Tensor = host("sequence_at", x, -1 - number, out=Spec(inner(x.dtype), shape), why=WHY)
+    made: Tensor = host("sequence_at", x, -1 - number, out=of_rank(inner(x.dtype), rank), why=WHY)
     return made
 
 
@@ -89,7 +109,7 @@ def sequence_erase(x: Tensor, position: Tensor | None = None) -> Tensor:
     if known is not None:
         at = len(known) - 1 if position is None else place(position, len(known))
         known = None if at is None else known[:checked(at, len(known), x)] + known[at + 1:]
-    return sequence("sequence_erase", x, position, dtype=x.dtype, elements=known)
+    return sequence("sequence_erase", x, position, dtype=x.dtype, elements=known, rank=rank_of(x))
 
 
 @op("SequenceAt", since=11)
@@ -98,7 +118,7 @@ def sequence_at(x: Tensor, position: Tensor) -> Tensor:
     at = None if known is None else place(position, len(known))
     if known is not None and at is not None:
         return known[checked(at, len(known), x)]
-    made: Tensor = host("sequence_at", x, position, out=Spec(inner(x.dtype), None), why=WHY)
+    made: Tensor = host("sequence_at", x, position, out=of_rank(inner(x.dtype), rank_of(x)), why=WHY)
     return made
 
 
@@ -119,7 +139,8 @@ def split_to_sequence(x: Tensor, parts: Tensor | None = None, *, axis: int = 0, 
     elements = None if sizes is None else split(x, list(sizes), axis=axis, outputs=len(sizes)) if sizes else []
     if elements is not None and parts is None and not keepdims:
         elements = [t.squeeze([axis]) for t in elements]
-    return sequence("split_to_sequence", x, parts, dtype=f"seq({x.dtype})", elements=elements, axis=axis, keepdims=keepdims)
+    rank = x.rank if parts is not None or keepdims else x.rank - 1
+    return sequence("split_to_sequence", x, parts, dtype=f"seq({x.dtype})", elements=elements, rank=rank, axis=axis, keepdims=keepdims)
 
 
 def known_parts(x: Tensor, parts: Tensor | None, axis: int, limit: int = 256) -> list[int] | None:
@@ -143,7 +164,9 @@ def concat_from_sequence(x: Tensor, *, axis: int, new_axis: int = 0) -> Tensor:
     known = held(x)
     if known:
         return concat([t.unsqueeze([axis]) for t in known] if new_axis else known, axis)
-    made: Tensor = host("concat_from_sequence", x, out=Spec(inner(x.dtype), None), why=WHY, axis=axis, new_axis=new_axis)
+    rank = rank_of(x)
+    spec = of_rank(inner(x.dtype), None if rank is None else rank + new_axis)
+    made: Tensor = host("concat_from_sequence", x, out=spec, why=WHY, axis=axis, new_axis=new_axis)
     return made
 
 

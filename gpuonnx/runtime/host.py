@@ -71,7 +71,7 @@ def kept(value: Any) -> Any:
     return None if value is None else np.array(value)
 
 
-def _position(array: Any, count: int, inserting: bool = False) -> int:
+def place_in(array: Any, count: int, inserting: bool = False) -> int:
     at = int(np.asarray(array).reshape(-1)[0])
     place = at + count if at < 0 else at
     if not 0 <= place < count + inserting:
@@ -87,21 +87,21 @@ def sequence_construct(arrays: list[Any], attrs: dict[str, Any]) -> list[Any]:
 @host_function("sequence_insert")
 def sequence_insert(arrays: list[Any], attrs: dict[str, Any]) -> list[Any]:
     items, element, position = [*arrays, None][:3]
-    at = len(items) if position is None else _position(position, len(items), inserting=True)
+    at = len(items) if position is None else place_in(position, len(items), inserting=True)
     return [[*items[:at], kept(element), *items[at:]]]
 
 
 @host_function("sequence_erase")
 def sequence_erase(arrays: list[Any], attrs: dict[str, Any]) -> list[Any]:
     items, position = [*arrays, None][:2]
-    at = _position(-1 if position is None else position, len(items))
+    at = place_in(-1 if position is None else position, len(items))
     return [[*items[:at], *items[at + 1:]]]
 
 
 @host_function("sequence_at")
 def sequence_at(arrays: list[Any], attrs: dict[str, Any]) -> list[Any]:
     items, position = arrays
-    return [items[_position(position, len(items))]]
+    return [items[place_in(position, len(items))]]
 
 
 @host_function("sequence_length")

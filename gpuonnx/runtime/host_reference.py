@@ -8,8 +8,8 @@ import numpy as np
 
 from gpuonnx.errors import UnsupportedOp
 from gpuonnx.ir.types import numpy_dtype
-from gpuonnx.runtime.host import HOST_FUNCTIONS as HOST_FUNCTIONS
 from gpuonnx.runtime.host import host_function
+from gpuonnx.runtime.host_adjoint import HOST_FUNCTIONS as HOST_FUNCTIONS
 
 
 @lru_cache(maxsize=64)
