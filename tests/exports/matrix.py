@@ -97,9 +97,9 @@ class Outcome:
 TORCH, SKLEARN, KERAS = ("torch", "onnxscript"), ("sklearn", "skl2onnx"), ("keras", "tensorflow", "tf2onnx")
 FAMILIES = [
     *(Family("PyTorch", f"exports.torch_{name}", TORCH) for name in (
-        "images", "layers", "shapes", "indexing", "recurrent", "attention", "detection", "graphs", "control", "types", "training")),
+        "images", "layers", "shapes", "indexing", "recurrent", "attention", "detection", "graphs", "control", "types", "training", "diffusion", "speech", "places", "series")),
     *(Family("PyTorch", f"exports.torch_{name}", (*TORCH, "transformers")) for name in ("transformers", "language")),
-    Family("PyTorch", "exports.torch_vision", (*TORCH, "torchvision")),
+    *(Family("PyTorch", f"exports.torch_{name}", (*TORCH, "torchvision")) for name in ("vision", "regions")),
     Family("PyTorch", "exports.torch_quantized", (*TORCH, "onnxruntime")),
     *(Family("scikit-learn", f"exports.sklearn_{name}", SKLEARN) for name in ("estimators", "pipelines")),
     Family("scikit-learn", "exports.sklearn_boosting", (*SKLEARN, "onnxmltools", "lightgbm", "xgboost")),

@@ -1,6 +1,7 @@
 """PyTorch: networks on graphs: messages along edges, gathered by node."""
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -150,3 +151,82 @@ def deep_and_wide() -> Made:
             i, j = torch.tril_indices(4, 4, -1)
             return self.top(torch.cat([z[:, 0], pairs[:, i, j]], 1)).sigmoid()
     return Wide(), [(t(3, 5), ints(10, 3, 3)), (t(8, 5), ints(10, 8, 3))]
+
+
+@network()
+def segments_by_softmax() -> Made:
+    """Weights of edges that sum to one at each node, and the sums, means, greatest, least and products of what arrives."""
+    def f(x: torch.Tensor, edges: torch.Tensor, score: torch.Tensor) -> Any:
+        source, target = edges
+        n = x.shape[0]
+        top = torch.full((n, 1), float("-inf")).scatter_reduce(0, target[:, None], score, "amax")
+        e = (score - top[target]).exp()
+        share = e / (torch.zeros(n, 1).scatter_add(0, target[:, None], e)[target] + 1e-16)
+        near, at = x[source], target[:, None].expand(-1, x.shape[1])
+        kinds = [torch.ones_like(x).scatter_reduce(0, at, near, kind, include_self=False) for kind in ("sum", "mean", "amax", "amin", "prod")]
+        return share, torch.zeros_like(x).scatter_add(0, at, near * share), *kinds
+    return Fn(f), graphs(4, 1)
+
+
+@network()
+def graphs_to_rows() -> Made:
+    """Nodes of several graphs laid out as rows of a padded batch, with a mask; the best of each by one feature."""
+    def f(x: torch.Tensor, group: torch.Tensor) -> Any:
+        count = torch.zeros(3, dtype=torch.int64).scatter_add(0, group, torch.ones_like(group))
+        place = torch.arange(group.shape[0]) - (count.cumsum(0) - count)[group]
+        dense = torch.zeros(3, 6, x.shape[1]).index_put((group, place), x)
+        mask = torch.arange(6)[None] < count[:, None]
+        order = dense[..., 0].masked_fill(~mask, -1e9).topk(2, 1).indices
+        return dense, mask, torch.gather(dense, 1, order[..., None].expand(-1, -1, x.shape[1]))
+    return Fn(f), [(t(7, 4), torch.tensor([0, 0, 1, 1, 1, 2, 2])), (t(4, 4), torch.tensor([0, 1, 1, 2]))]
+
+
+@network()
+def edges_of_kinds() -> Made:
+    """A product by the weight of each edge's kind, and neighbours found in space with a smooth end."""
+    class Kinds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.root = nn.Parameter(t(3, 4, 5)), nn.Linear(4, 5)
+
+        def forward(self, x: torch.Tensor, edges: torch.Tensor, kind: torch.Tensor, place: torch.Tensor) -> Any:
+            message = torch.bmm(x[edges[0]][:, None], self.weight[kind])[:, 0]
+            y = self.root(x).scatter_add(0, edges[1][:, None].expand_as(message), message)
+            away = (place[:, None] - place[None]).square().sum(-1)
+            i, j = ((away < 4) & ~torch.eye(place.shape[0], dtype=torch.bool)).nonzero(as_tuple=True)
+            d = (place[i] - place[j]).norm(dim=-1)
+            waves = torch.exp(-10 * (d[:, None] - torch.linspace(0, 2, 6)).square()) * (0.5 * ((d * math.pi / 2).cos() + 1))[:, None]
+            return y, torch.zeros(x.shape[0], 6).scatter_add(0, i[:, None].expand_as(waves), waves)
+    return Kinds(), [(t(n, 4), torch.stack([ints(n, e), ints(n, e)]), ints(3, e), t(n, 3)) for n, e in ((6, 14), (9, 30))]
+
+
+@network()
+def neighbours_in_features() -> Made:
+    def f(body: nn.Module, x: torch.Tensor) -> Any:
+        n, s, c = x.shape
+        near = torch.cdist(x, x).topk(4, -1, largest=False).indices
+        around = torch.gather(x[:, None].expand(-1, s, -1, -1), 2, near[..., None].expand(-1, -1, -1, c))
+        return body(torch.cat([around - x[:, :, None], x[:, :, None].expand_as(around)], -1)).amax(2)
+    return Fn(f, nn.Sequential(nn.Linear(6, 8), nn.LeakyReLU(0.2))), [t(2, 10, 3), t(1, 7, 3)]
+
+
+@network()
+def points_spread() -> Made:
+    """Farthest points by turns, balls round them, features brought back by inverse distances."""
+    def f(x: torch.Tensor) -> Any:
+        n, s, _ = x.shape
+        least, at, picked = torch.full((n, s), 1e10), torch.zeros(n, dtype=torch.int64), []
+        for _ in range(4):
+            picked.append(at)
+            here = torch.gather(x, 1, at[:, None, None].expand(-1, 1, 3))
+            least = torch.minimum(least, (x - here).square().sum(-1))
+            at = least.argmax(-1)
+        centre = torch.gather(x, 1, torch.stack(picked, 1)[..., None].expand(-1, -1, 3))
+        away = (centre[:, :, None] - x[:, None]).square().sum(-1)
+        group = torch.where(away > 1, s, torch.arange(s)).sort(-1).values[..., :3]
+        group = torch.where(group == s, group[..., :1], group)
+        d, near = away.transpose(1, 2).topk(2, -1, largest=False)
+        w = 1 / (d + 1e-8)
+        back = torch.gather(centre[:, None].expand(-1, s, -1, -1), 2, near[..., None].expand(-1, -1, -1, 3))
+        return torch.stack(picked, 1), group, (back * (w / w.sum(-1, keepdim=True))[..., None]).sum(2)
+    return Fn(f), [t(2, 10, 3), t(1, 17, 3)]

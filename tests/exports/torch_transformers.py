@@ -186,7 +186,7 @@ def deit() -> Made:
 
 @network()
 def swin() -> Made:
-    return Named(made("Swin", "SwinModel", image_size=32, patch_size=2, embed_dim=8, depths=[2, 2], num_heads=[2, 2], window_size=4), ("pixel_values",)), [t(1, 3, 32, 32), t(2, 3, 32, 32)]
+    return Named(made("Swin", "SwinModel", image_size=32, patch_size=2, embed_dim=8, depths=[2, 2], num_heads=[2, 2], window_size=4), ("pixel_values",)), [t(2, 3, 32, 32), t(1, 3, 32, 32)]
 
 
 @network()
@@ -198,7 +198,7 @@ def convnext_v2() -> Made:
 def segformer() -> Made:
     model = made("Segformer", "SegformerForSemanticSegmentation", num_encoder_blocks=2, depths=[1, 1], sr_ratios=[2, 1], hidden_sizes=[8, 16], patch_sizes=[7, 3], strides=[4, 2],
                  num_attention_heads=[1, 2], mlp_ratios=[2, 2], decoder_hidden_size=8, num_labels=4)
-    return Named(model, ("pixel_values",), ("logits",)), [t(1, 3, 32, 32), t(2, 3, 64, 32)]
+    return Named(model, ("pixel_values",), ("logits",)), [t(2, 3, 64, 32), t(1, 3, 32, 32)]
 
 
 @network()
