@@ -101,8 +101,9 @@ FAMILIES = [
     *(Family("PyTorch", f"exports.torch_{name}", (*TORCH, "transformers")) for name in ("transformers", "language")),
     *(Family("PyTorch", f"exports.torch_{name}", (*TORCH, "torchvision")) for name in ("vision", "regions")),
     Family("PyTorch", "exports.torch_quantized", (*TORCH, "onnxruntime")),
+    Family("PyTorch", "exports.torch_optimised", (*TORCH, "onnxruntime", "transformers")),
     *(Family("scikit-learn", f"exports.sklearn_{name}", SKLEARN) for name in ("estimators", "pipelines")),
-    Family("scikit-learn", "exports.sklearn_boosting", (*SKLEARN, "onnxmltools", "lightgbm", "xgboost")),
+    *(Family("scikit-learn", f"exports.sklearn_{name}", (*SKLEARN, "onnxmltools", "lightgbm", "xgboost", "pandas")) for name in ("boosting", "tables")),
     Family("Keras", "exports.keras_networks", KERAS),
     Family("TensorFlow", "exports.tf_networks", KERAS),
 ]

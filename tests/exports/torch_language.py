@@ -170,7 +170,7 @@ def depth_anything() -> Made:
                                          apply_layernorm=True, reshape_hidden_states=False)
     model = made("DepthAnything", "DepthAnythingForDepthEstimation", backbone_config=backbone, reassemble_factors=[2, 1], neck_hidden_sizes=[8, 16], fusion_hidden_size=8, head_hidden_size=8,
                  reassemble_hidden_size=16, patch_size=14)
-    return Named(model, ("pixel_values",), ("predicted_depth",)), [t(1, 3, 28, 28), t(2, 3, 28, 28)]
+    return Named(model, ("pixel_values",), ("predicted_depth",)), [t(2, 3, 28, 28), t(1, 3, 28, 28)]
 
 
 @network()
