@@ -12,6 +12,7 @@ from gpuonnx.ops import activation as act
 from gpuonnx.ops import conv as standard_conv
 from gpuonnx.ops import normalize
 from gpuonnx.ops import quantize as q
+from gpuonnx.ops.beyond import simplified_layer_normalization
 from gpuonnx.ops.math import clip_6
 from gpuonnx.ops.matmul import gemm, integer_product, matrix_product, one_or_many, scaled, transposed
 from gpuonnx.ops.registry import op
@@ -126,9 +127,7 @@ def skip_layer_normalization(x: Tensor, skip: Tensor, gamma: Tensor, beta: Tenso
     return y, mean, inverse, total
 
 
-@microsoft("SimplifiedLayerNormalization")
-def simplified_layer_normalization(x: Tensor, scale: Tensor, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1) -> Tensor:
-    return normalize.rms_normalization(x, scale, axis=axis, epsilon=epsilon, stash_type=stash_type)
+microsoft("SimplifiedLayerNormalization")(simplified_layer_normalization)
 
 
 @microsoft("SkipSimplifiedLayerNormalization")
