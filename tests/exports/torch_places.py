@@ -21,7 +21,7 @@ def grid(n: int, h: int, w: int) -> torch.Tensor:
     return torch.stack([xs, ys], -1).float()[None].expand(n, h, w, 2)
 
 
-@network()
+@network(one_size=("torchscript",))
 def flow_looked_up() -> Made:
     """Optical flow: all pairs correlated, a pyramid of them sampled round where the flow points, the flow made finer by weights."""
     class Flow(nn.Module):
@@ -46,7 +46,7 @@ def flow_looked_up() -> Made:
     return Flow(), [(t(2, 3, 32, 16), t(2, 3, 32, 16)), (t(1, 3, 24, 32), t(1, 3, 24, 32))]
 
 
-@network()
+@network(one_size=("torchscript",))
 def attention_deformed() -> Made:
     """Each query samples a few places on maps of two sizes."""
     class Deformed(nn.Module):
@@ -110,11 +110,12 @@ def positions_resized() -> Made:
             place = self.place[:, 1:].reshape(1, 4, 4, 8).permute(0, 3, 1, 2)
             place = F.interpolate(place, size=y.shape[2:], mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
             y = torch.cat([self.token.expand(y.shape[0], -1, -1), y.flatten(2).transpose(1, 2)], 1) + torch.cat([self.place[:, :1], place], 1)
-            return self.head(F.scaled_dot_product_attention(y, y, y)[:, 0])
+            y = y[:, None]
+            return self.head(F.scaled_dot_product_attention(y, y, y)[:, 0, 0])
     return Vit(), [t(2, 3, 16, 24), t(1, 3, 28, 20), t(1, 3, 16, 16)]
 
 
-@network()
+@network(one_size=("torchscript",))
 def interest_points() -> Made:
     """Corners of cells, the best of their neighbours, above a threshold; a unit vector sampled at each."""
     class Points(nn.Module):
@@ -193,7 +194,7 @@ def pyramid_weighted() -> Made:
     return Fused(), [(t(n, 6, h, w), t(n, 6, h // 2, w // 2), t(n, 6, h // 4, w // 4)) for n, h, w in ((2, 12, 20), (1, 16, 8))]
 
 
-@network()
+@network(one_size=("torchscript",))
 def masks_prompted() -> Made:
     """Points become waves, tokens and picture attend to each other, each token's weights make a mask of the picture's own size."""
     class Masks(nn.Module):
@@ -279,7 +280,7 @@ def kernels_predicted() -> Made:
     return Involution(), [t(1, 4, 6, 6), t(1, 4, 5, 9)]
 
 
-@network()
+@network(differs={"torchscript": "it writes an index_put that accumulates as ScatterND with no reduction"})
 def pixels_voted() -> Made:
     """Panoptic: pixels to the nearest centre of those found, and the kind that most of a segment's pixels have."""
     def f(heat: torch.Tensor, move: torch.Tensor, kinds: torch.Tensor) -> Any:
