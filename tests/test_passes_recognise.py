@@ -39,6 +39,12 @@ def weights(*shape: int, axis: int | None = None, zero: int = 0, seed: int = 0) 
                        b.constant(r.integers(-3, 4, sizes).astype(np.int8)) if zero else None, "f32")
 
 
+def flattened(x: b.Tensor, dtype: str) -> b.Tensor:
+    """Means of x[N, C, H, W], quantised, then flattened, then dequantised: a Map that reads four axes and gives two."""
+    codes = quantized(x.mean([2, 3], keepdims=True), scalar(0.02), scalar(117, dtype), dtype).reshape(x.shape[0], x.shape[1])
+    return dequantized(codes, scalar(0.02), scalar(117, dtype), "f32")
+
+
 def product(x: b.Tensor, w: b.Tensor) -> b.Tensor:
     made: b.Tensor = b.call("gemm", x, w, out=x.like(*x.shape[:-1], w.shape[-1]))
     return made
@@ -72,6 +78,7 @@ CASES: dict[str, tuple[dict[str, Any], Any]] = {
 OTHERS: dict[str, tuple[dict[str, Any], Any]] = {
     "scales along the sum": (MATRIX, lambda x: [product(coded(x), weights(8, 5, axis=0))]),
     "groups": (IMAGE, lambda x: [conv(coded(x), weights(6, 4, 3, 3), 2)]),
+    "flattened codes": (IMAGE, lambda x: [product(flattened(x, "u8"), weights(8, 5)), product(flattened(x, "u16"), weights(8, 5))]),
     "float weights": (MATRIX, lambda x: [product(coded(x), b.constant(np.ones((8, 5), np.float32)))]),
     "float input": (MATRIX, lambda x: [product(x, weights(8, 5))]),
     "no constant": ({"x": ("f32", ("N", 4, 8)), "w": ("f32", (8, 5))}, lambda x, w: [product(coded(x), coded(w))]),

@@ -109,5 +109,6 @@ def is_reshape(view: g.View) -> bool:
 
 
 def is_identity(indices: Sequence[Expr], shape: Sequence[Dim]) -> bool:
-    """Whether axis k is read at index(k), or at 0 where its size is 1."""
-    return all(i.op == "index" and i.value == k or one(s) and i.op == "const" for k, (i, s) in enumerate(zip(indices, shape, strict=True)))
+    """Whether as many axes are read as there are, axis k at index(k), or at 0 where its size is 1."""
+    return len(indices) == len(shape) and all(i.op == "index" and i.value == k or one(s) and i.op == "const"
+                                              for k, (i, s) in enumerate(zip(indices, shape, strict=True)))
