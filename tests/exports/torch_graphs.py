@@ -153,7 +153,7 @@ def deep_and_wide() -> Made:
     return Wide(), [(t(3, 5), ints(10, 3, 3)), (t(8, 5), ints(10, 8, 3))]
 
 
-@network()
+@network(differs={"dynamo": "it writes the mean of scatter_reduce as ScatterElements with no reduction"})
 def segments_by_softmax() -> Made:
     """Weights of edges that sum to one at each node, and the sums, means, greatest, least and products of what arrives."""
     def f(x: torch.Tensor, edges: torch.Tensor, score: torch.Tensor) -> Any:
@@ -210,7 +210,7 @@ def neighbours_in_features() -> Made:
     return Fn(f, nn.Sequential(nn.Linear(6, 8), nn.LeakyReLU(0.2))), [t(2, 10, 3), t(1, 7, 3)]
 
 
-@network()
+@network(differs={"dynamo": "it drops the sum with 1e-8, so that it divides by a distance of zero"})
 def points_spread() -> Made:
     """Farthest points by turns, balls round them, features brought back by inverse distances."""
     def f(x: torch.Tensor) -> Any:
