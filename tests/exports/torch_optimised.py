@@ -79,12 +79,15 @@ def plain(name: str, exporter: str) -> matrix.Export:
 
 
 def changed(name: str, exporter: str, change: Change, exact: bool) -> matrix.Export:
-    """An exact change keeps the framework's answer as the expected one; ONNX Runtime's, unoptimised, is it where the change loses precision."""
+    """An exact change keeps the framework's answer as the expected one (ONNX Runtime has some of its own operators on GPUs only);
+    ONNX Runtime's, unoptimised, is it where the change loses precision."""
     made = plain(name, exporter)
     logging.disable(logging.ERROR)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             model = change(onnx.load_from_string(made.model)).SerializeToString()
+        if exact:
+            return matrix.Export(model, made.inputs, made.outputs, 1e-3, 1e-4)
         options = onnxruntime.SessionOptions()
         options.log_severity_level, options.graph_optimization_level = 4, LEVELS.ORT_DISABLE_ALL
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -94,11 +97,11 @@ def changed(name: str, exporter: str, change: Change, exact: bool) -> matrix.Exp
         raise matrix.NotExported(f"ONNX Runtime's tool: {matrix.reason(refusal)}") from refusal
     finally:
         logging.disable(logging.NOTSET)
-    return matrix.Export(model, inputs, made.outputs, 1e-3, 1e-4) if exact else matrix.Export(model, inputs, outputs, 2e-2, 2e-2)
+    return matrix.Export(model, inputs, outputs, 2e-2, 2e-2)
 
 
 def declare(name: str, exporter: str, tool: str, change: Change) -> None:
-    exact = tool in ("extended", "everything") or tool == "fused"
+    exact = tool in ("extended", "everything", "fused")
     matrix.add(__name__, matrix.Case(f"{exporter}, changed by ONNX Runtime", f"{name}_{tool}-{exporter}", lambda: changed(name, exporter, change, exact)))
 
 
