@@ -58,7 +58,7 @@ def mnasnet() -> Made:
 
 @network()
 def vit_b() -> Made:
-    return models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=5), [t(1, 3, 32, 32), t(3, 3, 32, 32)]
+    return models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=5), [t(3, 3, 32, 32), t(1, 3, 32, 32)]
 
 
 @network()
