@@ -32,10 +32,10 @@ def unrunnable(why: str | None) -> Callable[[Callable[[], Made]], Callable[[], M
     return declare
 
 
-def converted(broken: str | None = None, **options: Any) -> Callable[[Callable[[], Made]], Callable[[], Made]]:
+def converted(broken: str | None = None, differs: str | None = None, **options: Any) -> Callable[[Callable[[], Made]], Callable[[], Made]]:
     """Declare a function of tensors, and a list of argument lists, that tf2onnx converts with these options."""
     def declare(make: Callable[[], Made]) -> Callable[[], Made]:
-        matrix.add(make.__module__, matrix.Case("tf2onnx", make.__name__, lambda: export_function(make, **options), broken=broken))
+        matrix.add(make.__module__, matrix.Case("tf2onnx", make.__name__, lambda: export_function(make, **options), differs=differs, broken=broken))
         return make
     return declare
 
