@@ -3,10 +3,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
-from gpuonnx.codegen.cpu_values import Place, Values
-from gpuonnx.codegen.nest import Access
+from gpuonnx.codegen.cpu_values import Place, Values, sure_accesses
+from gpuonnx.codegen.nest import Access, Bound, Interior
 from gpuonnx.ir import graph as g
 from gpuonnx.ir import types
 from gpuonnx.ir.expr import Expr, postorder
@@ -17,7 +18,9 @@ PART = 1024
 
 
 class Loops(Values):
-    """Loops over rows and lanes, and what happens in them."""
+    """Loops over rows and lanes, and what happens in them. `clips`: bounds of the loops over folded axes being written."""
+
+    clips: tuple[Bound, ...] = ()
 
     def text(self) -> str:
         b, f = self.b, self.form
@@ -47,7 +50,11 @@ class Loops(Values):
                     self.body()
                 else:
                     low = b.mul(lane_task, w["lane_each"])
-                    self.strips(low, self.least(b.add(low, w["lane_each"]), self.size(f.lane)), self.all(), self.body)
+                    high = self.least(b.add(low, w["lane_each"]), self.size(f.lane))
+                    if f.interior is None:
+                        self.strips(low, high, self.all(), self.body)
+                    else:
+                        self.parted(f.interior, low, high)
             counters.step()
         b.ret_void()
         return str(self.module)
@@ -69,15 +76,26 @@ class Loops(Values):
 
     def strips(self, low: Any, high: Any, roots: Sequence[Expr], body: Callable[[], None]) -> None:
         """`body` for groups of whole vectors from low to high, then for single ones, then for the masked rest."""
+        self.cut_off(self.whole(low, high, roots, body), high, roots, body)
+
+    def whole(self, low: Any, high: Any, roots: Sequence[Expr], body: Callable[[], None]) -> Any:
+        """`body` for whole vectors from low on; where they end."""
         b, w = self.b, self.full
         (outer,) = self.places
         for count in (self.unroll, 1) if self.unroll > 1 else (1,):
-            whole = b.add(low, b.and_(b.sub(high, low), self.i64(-w * count)))
-            with b.loop(low, whole, w * count) as i:
+            end = b.add(low, b.and_(b.sub(high, low), self.i64(-w * count)))
+            with b.loop(low, end, w * count) as i:
                 self.places = [outer.at(b.add(i, self.i64(u * w)) if u else i, None) for u in range(count)]
                 with self.entered(roots):
                     body()
-            low = whole
+            low = end
+        self.places, self.here = [outer], outer
+        return low
+
+    def cut_off(self, low: Any, high: Any, roots: Sequence[Expr], body: Callable[[], None]) -> None:
+        """`body` for masked vectors from low to high."""
+        b, w = self.b, self.full
+        (outer,) = self.places
         with b.loop(low, high, w) as i:
             with self.lanes(w):
                 mask = b.icmp_signed("<", b.add(b.iota(), b.splat(i)), b.splat(high))
@@ -85,6 +103,51 @@ class Loops(Values):
             with self.entered(roots):
                 body()
         self.places, self.here = [outer], outer
+
+    def parted(self, interior: Interior, low: Any, high: Any) -> None:
+        """Masked vectors up to the interior of the lanes' axis, whole ones of its simpler stages, masked vectors to the end."""
+        b, form, sure = self.b, self.form, self.sure
+        start, end = low, high
+        for bound in interior.bounds:
+            start, end = self.narrowed(bound, start, end)
+        length = b.and_(b.sub(end, start), self.i64(-self.full))
+        some = b.icmp_signed(">", length, self.i64(0))
+        start = b.select(some, start, high)
+        end = b.select(some, b.add(start, length), high)
+        with b.loop(self.i64(0), self.i64(2), 1) as turn:
+            before = b.icmp_signed("==", turn, self.i64(0))
+            self.cut_off(b.select(before, low, end), b.select(before, start, high), self.all(), self.body)
+            with b.if_then(b.and_(before, some)):
+                self.form = replace(form, stages=interior.stages)
+                self.sure = sure_accesses(self.form)
+                self.unroll = unrolled(self.all())
+                with self.entered(self.all()):
+                    self.whole(start, end, self.all(), self.body)
+                self.form, self.sure = form, sure
+                self.unroll = unrolled(self.all())
+
+    def narrowed(self, bound: Bound, low: Any, high: Any) -> tuple[Any, Any]:
+        """What the bound, for all coordinates of loops not yet entered, leaves of the range of its axis."""
+        b, rest = self.b, self.word(bound.offset)
+        for axis, number in bound.terms:
+            factor = self.word(number)
+            if self._placed(axis):
+                rest = b.add(rest, b.mul(self.coordinate(axis), factor))
+            else:
+                rest = b.add(rest, self.least(b.mul(b.sub(self.size(axis), self.i64(1)), factor), self.i64(0)))
+        places = self.divided_down(rest, abs(bound.slope))
+        if bound.slope > 0:
+            first = b.neg(places)
+            return b.select(b.icmp_signed(">", first, low), first, low), high
+        return low, self.least(b.add(places, self.i64(1)), high)
+
+    def divided_down(self, x: Any, by: int) -> Any:
+        """x / by, rounded down."""
+        b = self.b
+        if by == 1:
+            return x
+        negative = b.icmp_signed("<", x, self.i64(0))
+        return b.sdiv(b.select(negative, b.sub(x, self.i64(by - 1)), x), self.i64(by))
 
     def tiles(self, first: Any, low: Any, high: Any) -> None:
         """Square tiles of the tile's axis from `first` and lanes from low to high; those that are cut off under masks."""
@@ -123,11 +186,20 @@ class Loops(Values):
         axis = next((a for a in axes if a != self.form.lane), self.form.lane)
         rest = [a for a in axes if a != axis]
         if after is None or rest:
-            self._along(axis, self.i64(0), self.size(axis), roots, lambda: self.inner(rest, roots, body, after))
+            self._along(axis, *self._range(axis), roots, lambda: self.inner(rest, roots, body, after))
             return
-        with self.b.loop(self.i64(0), self.size(axis), PART) as low:
-            self._along(axis, low, self.least(self.b.add(low, self.i64(PART)), self.size(axis)), roots, body)
+        start, end = self._range(axis)
+        with self.b.loop(start, end, PART) as low:
+            self._along(axis, low, self.least(self.b.add(low, self.i64(PART)), end), roots, body)
             after()
+
+    def _range(self, axis: int) -> tuple[Any, Any]:
+        """Where a loop over `axis` begins and ends."""
+        low, high = self.i64(0), self.size(axis)
+        for bound in self.clips:
+            if bound.axis == axis:
+                low, high = self.narrowed(bound, low, high)
+        return low, high
 
     def _along(self, axis: int, low: Any, high: Any, roots: Sequence[Expr], body: Callable[[], None]) -> None:
         if axis == self.form.lane:
@@ -197,7 +269,9 @@ class Loops(Values):
                         if isinstance(companion, tuple):
                             self._add_part(accumulator, *companion)
             parts = any(isinstance(companion, tuple) for copy in held for _, companion in copy)
+            self.clips = form.clips.get(stage, ())
             self.inner(form.over, [a.expr for _, a in folds], body, add_parts if parts else None)
+            self.clips = ()
             for (p, action), copy in zip(folds, held, strict=True):
                 if across:
                     value = self._across(action, copy)

@@ -75,7 +75,7 @@ class Values:
         self._words: dict[int, Any] = {}
         self._same: dict[Expr, bool] = {}
         self._needs: dict[Expr, tuple[frozenset[int], frozenset[Any]]] = {}
-        self.sure = _sure(form)
+        self.sure = sure_accesses(form)
 
     def word(self, number: int) -> Any:
         if number not in self._words:
@@ -91,7 +91,10 @@ class Values:
         for a in (*f.accesses, *f.stores.values()):
             numbers |= {a.pointer, a.offset, *(s[1] for s in a.strides if s not in (0, 1)), *(n for t in a.terms for n in (t.stride, t.size))}
             numbers |= {x.value for t in a.terms for x in t.index.walk() if x.op == "word"}
-        numbers |= {x.value for x in postorder(tuple(self.all())) if x.op == "word"}
+        for bound in f.bounds():
+            numbers |= {bound.offset, *(n for _, n in bound.terms)}
+        stages = (*f.stages, *(f.interior.stages if f.interior is not None else ()))
+        numbers |= {x.value for x in postorder(tuple(a.expr for stage in stages for a in stage)) if x.op == "word"}
         for number in sorted(numbers):
             self.word(number)
 
@@ -243,11 +246,22 @@ class Values:
                 step = b.mul(at, b.splat(self.word(t.stride)))
                 vector = step if vector is None else b.add(vector, step)
         stride: Any = 0 if self.here.lane is None else access.strides[lane]
+        if vector is None and isinstance(key, int) and self._apart(access, mask):
+            return offset, None, mask
         if stride not in (0, 1) or vector is not None and stride == 1:
             with self.lanes(self.full):
                 own = b.iota() if stride == 1 else b.mul(b.iota(), b.splat(self.word(stride[1])))
                 vector = own if vector is None else b.add(vector, own)
         return offset, vector, mask
+
+    def _apart(self, access: Access, mask: Any) -> int:
+        """How many elements are from lane to lane where they are read by vectors that are shuffled, else 0. Parts of vectors only
+        where the processor has masked loads."""
+        from gpuonnx.kernels.cpu.lanes import SIZES
+        stride = 0 if self.here.lane is None else access.strides[self.form.lane]
+        if stride in (0, 1) or len(stride) < 3:
+            return 0
+        return stride[2] if mask is None or SIZES[access.stored] >= 4 and self.b.features.get("avx") else 0
 
     def _checked(self, at: Any, t: Term) -> Any:
         """Record lanes whose index is out of range; the lanes that are within."""
@@ -385,6 +399,9 @@ class Values:
         pointer = self._readable(self.pointer(access, offset))
         if not self.same(e):
             wide = None if mask is None else self.spread(mask, self.full)
+            step = self._apart(access, mask)
+            if vector is None and step:
+                return b.widen(b.read_apart(pointer, access.stored, step, wide), access.stored)
             if vector is not None:
                 return b.widen(b.gather(pointer, vector, access.stored, wide), access.stored)
             return b.widen(b.read(pointer, access.stored, wide), access.stored)
@@ -438,7 +455,7 @@ def unconditional(roots: Sequence[Expr]) -> list[Expr]:
     return out
 
 
-def _sure(form: Form) -> set[Any]:
+def sure_accesses(form: Form) -> set[Any]:
     """Accesses that no guard keeps from happening; those of stores are."""
     roots = [a.expr for stage in form.stages for a in stage] + [t.index for s in form.stores.values() for t in s.terms]
     return {*form.stores, *(e.value for e in reached(roots, sure) if e.op == "access")}

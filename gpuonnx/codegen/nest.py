@@ -6,17 +6,20 @@ Axes of size 1 are dropped; neighbours collapse where one is the other's continu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from gpuonnx.codegen.settle import clips, settle
 from gpuonnx.ir import graph as g
 from gpuonnx.ir import types
-from gpuonnx.ir.affine import affine
+from gpuonnx.ir.affine import Affine, affine
 from gpuonnx.ir.dims import Dim, dmax, dmin, floordiv
 from gpuonnx.ir.expr import Expr, cast, const, folded, index, load, postorder, reached, rewrite
+from gpuonnx.ir.scalar import FOLDS
 from gpuonnx.kernels.contract import Arg, Layout, Ref
 
 TASK_WORK, LEAST_CHUNK, PLAIN_SUM, TINY, TILE_LEAST = 1 << 15, 64, 512, 4, 8
+NEAR = (-1, 2, 3, 4)
 
 
 def lanes_of_host() -> int:
@@ -37,8 +40,8 @@ class Term:
 
 @dataclass(frozen=True)
 class Access:
-    """pointer word + (offset word + sum of axis strides) elements + terms. A stride is 0, 1 or ("w", word).
-    A volatile one reads what the nest itself writes."""
+    """pointer word + (offset word + sum of axis strides) elements + terms. A stride is 0, 1 or ("w", word), or
+    ("w", word, number) where lanes are a few elements apart. A volatile one reads what the nest itself writes."""
 
     stored: str
     pointer: int
@@ -46,6 +49,24 @@ class Access:
     strides: tuple[Any, ...]
     terms: tuple[Term, ...] = ()
     volatile: bool = False
+
+
+@dataclass(frozen=True)
+class Bound:
+    """slope * coordinate of `axis` + offset word + the other axes' (axis, factor word) >= 0."""
+
+    axis: int
+    slope: int
+    offset: int
+    terms: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Interior:
+    """The stages as they are where all bounds of the lanes hold."""
+
+    stages: tuple[Any, ...]
+    bounds: tuple[Bound, ...]
 
 
 @dataclass(frozen=True)
@@ -61,7 +82,8 @@ class Walk:
 @dataclass
 class Form:
     """Structure only; sizes and strides are words. Loads are `access` expressions: value = number, args = terms' indices.
-    `tile`: an axis along which loads are contiguous that the lanes' axis is not; square tiles of both are transposed."""
+    `tile`: an axis along which loads are contiguous that the lanes' axis is not; square tiles of both are transposed.
+    `clips`: bounds of the loops of a stage's folds."""
 
     sizes: tuple[int, ...]
     over: tuple[int, ...]
@@ -74,12 +96,19 @@ class Form:
     compensated: bool = False
     walk: Walk | None = None
     tile: int = -1
+    interior: Interior | None = None
+    clips: dict[int, tuple[Bound, ...]] = field(default_factory=dict)
 
     def key(self) -> tuple[Any, ...]:
-        stages = tuple(tuple(("fold", a.op, a.expr) if isinstance(a, g.Fold) else ("store", a.output, a.expr) for a in stage)
-                       for stage in self.stages)
-        return (self.sizes, self.over, self.lane, stages, self.accesses, tuple(sorted(self.stores.items())),
-                tuple(sorted(self.inside.items())), tuple(sorted(self.words.items())), self.compensated, self.walk, self.tile)
+        stages = self.stages if self.interior is None else (*self.stages, *self.interior.stages)
+        actions = tuple(tuple(("fold", a.op, a.expr) if isinstance(a, g.Fold) else ("store", a.output, a.expr) for a in stage)
+                        for stage in stages)
+        return (self.sizes, self.over, self.lane, actions, self.accesses, tuple(sorted(self.stores.items())),
+                tuple(sorted(self.inside.items())), tuple(sorted(self.words.items())), self.compensated, self.walk, self.tile,
+                None if self.interior is None else self.interior.bounds, tuple(sorted(self.clips.items())))
+
+    def bounds(self) -> list[Bound]:
+        return [*(self.interior.bounds if self.interior is not None else ()), *(c for each in self.clips.values() for c in each)]
 
 
 class Words:
@@ -182,8 +211,10 @@ class Arrangement:
         self.nest = _without_ones(nest, ones)
         nest = self.nest
         self.sequence, self.lane_over, self.volatile = sequence, lane_over, volatile
+        self.inputs, self.refs = inputs, refs
         rank = len(nest.ranges)
-        self.loads = {e: _walked(e.args, inputs[e.value], refs[e.value], rank) for e in postorder(tuple(roots(nest))) if e.op == "load"}
+        self.loads: dict[Expr, Walked] = {}
+        self._walk(roots(nest))
         self.stores = {(s, p): _walked(a.indices, outputs[a.output], Ref("out", a.output), rank)
                        for s, stage in enumerate(nest.stages) for p, a in enumerate(stage) if isinstance(a, g.Store)}
         self.walks = [*self.loads.values(), *self.stores.values()]
@@ -192,6 +223,12 @@ class Arrangement:
         self.mentioned = {key: self._mentions(self.nest.stages[key[0]][key[1]]) for key in self.stores}
         self._collapse()
         self.words = Words()
+
+    def _walk(self, exprs: Sequence[Expr]) -> None:
+        """The loads among `exprs` that are new."""
+        for e in postorder(tuple(exprs)):
+            if e.op == "load" and e not in self.loads:
+                self.loads[e] = _walked(e.args, self.inputs[e.value], self.refs[e.value], len(self.nest.ranges))
 
     def _mentions(self, action: Any) -> frozenset[int]:
         return frozenset(x.value for i in action.indices for x in i.walk() if x.op == "index")
@@ -233,12 +270,48 @@ class Arrangement:
         stepping = [w.strides[best] for w in self.stores.values()] if best >= 0 else []
         return best if self.lane_over or all(_is(s, 1) for s in stepping) else -1
 
-    def _access(self, w: Walked, order: Sequence[int], fix: Any, volatile: bool) -> Access:
+    def _clipped(self, lane: int) -> dict[int, list[tuple[int, Affine]]]:
+        """Conditions of folds' values that are bounds of their loops are no longer in the nest: {stage: [(axis, what is not negative)]}."""
+        found, stages = {}, list(self.nest.stages)
+        for s, stage in enumerate(stages):
+            action = stage[0]
+            if self.sequence or len(stage) > 1 or not isinstance(action, g.Fold) or action.op.startswith("arg"):
+                continue
+            expr, bounds = clips(action.expr, self.nest.over, lane, FOLDS[action.op].identity(action.expr.dtype))
+            if bounds:
+                found[s], stages[s] = bounds, (g.Fold(action.op, expr),)
+        self.nest = g.Nest(self.nest.inputs, self.nest.outputs, ranges=self.nest.ranges, over=self.nest.over, stages=tuple(stages),
+                           origins=self.nest.origins)
+        return found
+
+    def _settled(self, lane: int, tile: int) -> tuple[tuple[Any, ...], tuple[Affine, ...]]:
+        """The stages as they are in the interior of the lanes' axis, and its bounds; none where that is no different."""
+        if self.sequence or not self.lane_over or lane < 0 or lane in self.nest.over or tile >= 0:
+            return (), ()
+        exprs, bounds = settle([a.expr for stage in self.nest.stages for a in stage], lane)
+        if not bounds:
+            return (), ()
+        self._walk(exprs)
+        new = iter(exprs)
+        return tuple(tuple(replace(a, expr=next(new)) for a in stage) for stage in self.nest.stages), bounds
+
+    def _bound(self, axis: int, bound: Affine, number: dict[int, int]) -> Bound:
+        words, slope = self.words, bound.terms[axis]
+        assert isinstance(slope, int)
+        return Bound(number[axis], slope, words.of(bound.offset), tuple((number[a], words.of(c)) for a, c in bound.terms.items() if a != axis))
+
+    def _access(self, w: Walked, order: Sequence[int], lane: int, fix: Any, volatile: bool) -> Access:
         words = self.words
         terms = tuple(Term(fix(e), words.of(stride), words.of(size), any(x.op in ("load", "folded") for x in e.walk()))
                       for _, e, size, stride in w.terms)
-        strides = tuple(w.strides[a] if _is(w.strides[a], 0) or _is(w.strides[a], 1) else ("w", words.of(w.strides[a])) for a in order)
-        return Access(w.layout.dtype, words.of(w.pointer), words.of(w.offset), strides, terms, volatile)
+
+        def stride(axis: int) -> Any:
+            step = w.strides[axis]
+            if _is(step, 0) or _is(step, 1):
+                return step
+            near = axis == lane and isinstance(step, int) and step in NEAR
+            return ("w", words.of(step), step) if near else ("w", words.of(step))
+        return Access(w.layout.dtype, words.of(w.pointer), words.of(w.offset), tuple(map(stride, order)), terms, volatile)
 
     def form(self) -> tuple[Form, Dim]:
         """The Form and the number of tasks."""
@@ -246,6 +319,10 @@ class Arrangement:
         order = list(self.sizes)
         number = {a: k for k, a in enumerate(order)}
         lane = self._lane([a for a in order if self.lane_over or a not in nest.over])
+        tile = self._tile(lane) if self.lane_over else -1
+        clipped = self._clipped(lane)
+        settled, bounds = self._settled(lane, tile)
+        nest = self.nest
         numbers = {e: k for k, e in enumerate(self.loads)}
         positions = {e: [t[0] for t in w.terms] for e, w in self.loads.items()}
         done: dict[Expr, Expr] = {}
@@ -263,16 +340,21 @@ class Arrangement:
                 else:
                     done[e] = Expr(e.op, tuple(done[a] for a in e.args), e.dtype, e.value)
             return done[root]
-        accesses = tuple(self._access(w, order, fix, e.value == self.volatile) for e, w in self.loads.items())
-        stores = {key: self._access(w, order, fix, False) for key, w in self.stores.items()}
-        stages = tuple(tuple(g.Fold(a.op, fix(a.expr)) if isinstance(a, g.Fold) else g.Store(a.output, (), fix(a.expr)) for a in stage)
-                       for stage in nest.stages)
+        accesses = tuple(self._access(w, order, lane, fix, e.value == self.volatile) for e, w in self.loads.items())
+        stores = {key: self._access(w, order, lane, fix, False) for key, w in self.stores.items()}
+
+        def fixed(stages: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(tuple(g.Fold(a.op, fix(a.expr)) if isinstance(a, g.Fold) else g.Store(a.output, (), fix(a.expr)) for a in stage)
+                         for stage in stages)
+        stages = fixed(nest.stages)
         over = tuple(number[a] for a in order if a in nest.over)
         inside = {key: over if self.sequence else tuple(number[a] for a in order if a in nest.over and a in self.mentioned[key])
                   for key in stores}
         form = Form(tuple(words.of(self.sizes[a]) for a in order), over, number.get(lane, -1), stages, accesses, stores, inside)
-        tile = self._tile(lane) if self.lane_over else -1
         form.tile = number.get(tile, -1)
+        form.clips = {s: tuple(self._bound(axis, b, number) for axis, b in each) for s, each in clipped.items()}
+        if settled:
+            form.interior = Interior(fixed(settled), tuple(self._bound(lane, b, number) for b in bounds))
         tasks = self._tasks(form, lane, tile)
         return form, tasks
 

@@ -354,8 +354,9 @@ def edge(k: Expr, size: Dim) -> Expr:
 
 def reflected(k: Expr, size: Dim) -> Expr:
     """Back and forth between 0 and size - 1, the ends once."""
-    last = dim(size - 1)
-    return last - absolute(k % maximum(last * 2, 1) - last)
+    around = dim((size - 1) * 2)
+    there = k % maximum(around, 1)
+    return minimum(there, around - there)
 
 
 def wrapped(k: Expr, size: Dim) -> Expr:
