@@ -97,9 +97,7 @@ class Loops(Values):
         b, w = self.b, self.full
         (outer,) = self.places
         with b.loop(low, high, w) as i:
-            with self.lanes(w):
-                mask = b.icmp_signed("<", b.add(b.iota(), b.splat(i)), b.splat(high))
-            self.places = [outer.at(i, mask)]
+            self.places = [outer.at(i, self.below(b.sub(high, i)))]
             with self.entered(roots):
                 body()
         self.places, self.here = [outer], outer
@@ -110,6 +108,7 @@ class Loops(Values):
         start, end = low, high
         for bound in interior.bounds:
             start, end = self.narrowed(bound, start, end)
+        start = b.add(low, b.and_(b.add(b.sub(start, low), self.i64(self.full - 1)), self.i64(-self.full)))
         length = b.and_(b.sub(end, start), self.i64(-self.full))
         some = b.icmp_signed(">", length, self.i64(0))
         start = b.select(some, start, high)
@@ -135,19 +134,11 @@ class Loops(Values):
                 rest = b.add(rest, b.mul(self.coordinate(axis), factor))
             else:
                 rest = b.add(rest, self.least(b.mul(b.sub(self.size(axis), self.i64(1)), factor), self.i64(0)))
-        places = self.divided_down(rest, abs(bound.slope))
+        places = b.divided_down(rest, abs(bound.slope))
         if bound.slope > 0:
             first = b.neg(places)
             return b.select(b.icmp_signed(">", first, low), first, low), high
         return low, self.least(b.add(places, self.i64(1)), high)
-
-    def divided_down(self, x: Any, by: int) -> Any:
-        """x / by, rounded down."""
-        b = self.b
-        if by == 1:
-            return x
-        negative = b.icmp_signed("<", x, self.i64(0))
-        return b.sdiv(b.select(negative, b.sub(x, self.i64(by - 1)), x), self.i64(by))
 
     def tiles(self, first: Any, low: Any, high: Any) -> None:
         """Square tiles of the tile's axis from `first` and lanes from low to high; those that are cut off under masks."""
@@ -168,8 +159,7 @@ class Loops(Values):
                     self.body()
             with b.loop(whole, high, w) as i:
                 with self.lanes(w):
-                    lanes = b.icmp_signed("<", b.add(b.iota(), b.splat(i)), b.splat(high))
-                    across = b.icmp_signed("<", b.iota(), b.splat(left))
+                    lanes, across = self.below(b.sub(high, i)), self.below(left)
                     rows = [b.splat(b.lane(across, u)) for u in range(w)]
                     self.group, self.cut = {}, (across, lanes)
                     self.places = [p.at(i, b.and_(lanes, rows[u])) for u, p in enumerate(places)]

@@ -6,12 +6,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpuonnx.codegen.nest import Access, Form, Term, lanes_of_host
+from gpuonnx.codegen.nest import UNIT, Access, Form, Term, lanes_of_host
 from gpuonnx.ir.expr import Expr, postorder, reached, sure
 from gpuonnx.kernels.contract import CTX_CODE, CTX_LIMIT, CTX_VALUE, ERROR_INDEX
 
 LEAVES = ("const", "index", "word")
 WRITTEN = -2
+ORDERS = ("less", "less_equal", "greater", "greater_equal")
 
 
 @dataclass
@@ -89,7 +90,7 @@ class Values:
         f = self.form
         numbers = {*f.sizes, *f.words.values()}
         for a in (*f.accesses, *f.stores.values()):
-            numbers |= {a.pointer, a.offset, *(s[1] for s in a.strides if s not in (0, 1)), *(n for t in a.terms for n in (t.stride, t.size))}
+            numbers |= {a.pointer, a.offset, *(s[1] for s in a.strides if s not in (0, 1)), *(n for t in a.terms for n in (t.stride, t.size) if n != UNIT)}
             numbers |= {x.value for t in a.terms for x in t.index.walk() if x.op == "word"}
         for bound in f.bounds():
             numbers |= {bound.offset, *(n for _, n in bound.terms)}
@@ -113,6 +114,14 @@ class Values:
         held, self.b.width = self.b.width, width
         yield
         self.b.width = held
+
+    def below(self, count: Any, inverse: bool = False) -> Any:
+        """A mask of the first `count` lanes, any i64, or of the others."""
+        from gpuonnx.kernels.cpu.lanes import I32
+        b, full = self.b, self.i64(self.full)
+        with self.lanes(self.full):
+            most = self.least(b.select(b.icmp_signed("<", count, self.i64(0)), self.i64(0), count), full)
+            return b.icmp_signed(">=" if inverse else "<", b.iota("i32"), b.splat(b.trunc(most, I32)))
 
     # what depends on what
     def same(self, e: Expr) -> bool:
@@ -225,7 +234,8 @@ class Values:
         at = self.value(t.index)
         if t.from_data:
             mask = self.both(mask, self._checked(at, t))
-        return b.add(total, b.mul(b.lane(at), self.word(t.stride))), mask
+        step = b.lane(at)
+        return b.add(total, step if t.stride == UNIT else b.mul(step, self.word(t.stride))), mask
 
     def place(self, key: Any, access: Access) -> tuple[Any, Any, Any]:
         """(scalar element offset, lane offsets or None, mask) of an access here."""
@@ -243,7 +253,7 @@ class Values:
             if t.from_data:
                 mask = self.both(mask, self._checked(at, t))
             with self.lanes(self.full):
-                step = b.mul(at, b.splat(self.word(t.stride)))
+                step = at if t.stride == UNIT else b.mul(at, b.splat(self.word(t.stride)))
                 vector = step if vector is None else b.add(vector, step)
         stride: Any = 0 if self.here.lane is None else access.strides[lane]
         if vector is None and isinstance(key, int) and self._apart(access, mask):
@@ -346,6 +356,10 @@ class Values:
                 return bounded.emit(b, held, lambda x: self.wide(x, count), e.dtype)
             if e.op == "div" and count > 1 and self._is_sum(e.args[1]):
                 return b.fmul(self._argument(e.args[0], count), self.spread(self._inverse(e.args[1]), count))
+            if count > 1 and e.op in ORDERS and e.args[0].dtype == "ix":
+                ordered = self._ordered(e)
+                if ordered is not None:
+                    return ordered
             args = [self._argument(a, count) for a in e.args]
             if e.op == "cast":
                 return b.convert(args[0], e.args[0].dtype, e.dtype)
@@ -354,6 +368,43 @@ class Values:
             if e.dtype == "ix" and e.op in ("floordiv", "floormod") and count > 1:
                 return self._divided(e.op, *args)
             return scalars.emit(b, e, args)
+
+    def _slope(self, e: Expr) -> int | None:
+        """What an index grows by from lane to lane, where that is a number."""
+        if self.same(e):
+            return 0
+        slopes = [self._slope(a) for a in e.args]
+        match e.op, slopes:
+            case "index", _: return 1
+            case "neg", [int(s)]: return -s
+            case "add", [int(s), int(t)]: return s + t
+            case "sub", [int(s), int(t)]: return s - t
+            case "mul", [int(s), int(t)] if s == 0 or t == 0:
+                factor = e.args[0 if s == 0 else 1]
+                return (s + t) * int(factor.value) if factor.op == "const" else None
+        return None
+
+    def _first_lane(self, e: Expr) -> Any:
+        """An index with a slope, in the first lane: a scalar."""
+        b = self.b
+        if self.same(e):
+            return self.i64(e.value) if e.op == "const" else b.lane(self._found(e))
+        if e.op == "index":
+            return self.here.lane
+        return {"neg": b.neg, "add": b.add, "sub": b.sub, "mul": b.mul}[e.op](*map(self._first_lane, e.args))
+
+    def _ordered(self, e: Expr) -> Any:
+        """A comparison of indices: where lanes are in order, those before or after one that scalars tell."""
+        b, (low, high) = self.b, e.args if e.op.startswith("less") else e.args[::-1]
+        from_low, from_high = self._slope(low), self._slope(high)
+        if from_low is None or from_high is None or from_low == from_high:
+            return None
+        slope = from_high - from_low
+        left = b.sub(self._first_lane(high), self._first_lane(low))
+        if not e.op.endswith("equal"):
+            left = b.sub(left, self.i64(1))
+        steps = b.divided_down(left, abs(slope))
+        return self.below(b.neg(steps), inverse=True) if slope > 0 else self.below(b.add(steps, self.i64(1)))
 
     def _is_sum(self, e: Expr) -> bool:
         """Whether all lanes are divided by one float sum: its inverse, made once, then costs a last bit and saves divisions."""
@@ -372,8 +423,7 @@ class Values:
         """Floor division of indices by way of f64, exact below 2**53; by 0 it is by 1."""
         b = self.b
         safe = b.select(b.icmp_signed("==", y, b.const(0, "ix")), b.const(1, "ix"), y)
-        quotient = b.floordiv(x, safe)
-        return quotient if op == "floordiv" else b.sub(x, b.mul(quotient, safe))
+        return b.floordiv(x, safe) if op == "floordiv" else b.remainder(x, safe)
 
     def _guard(self, e: Expr, count: int) -> Any:
         b, here = self.b, self.here
@@ -403,7 +453,7 @@ class Values:
             if vector is None and step:
                 return b.widen(b.read_apart(pointer, access.stored, step, wide), access.stored)
             if vector is not None:
-                return b.widen(b.gather(pointer, vector, access.stored, wide), access.stored)
+                return b.widen(b.gather(pointer, vector, access.stored, wide, self.args), access.stored)
             return b.widen(b.read(pointer, access.stored, wide), access.stored)
         if mask is not None and mask is not self.here.mask:
             pointer = b.select(self.some(mask), pointer, self.args)

@@ -19,7 +19,7 @@ from gpuonnx.ir.scalar import FOLDS
 from gpuonnx.kernels.contract import Arg, Layout, Ref
 
 TASK_WORK, LEAST_CHUNK, PLAIN_SUM, TINY, TILE_LEAST = 1 << 15, 64, 512, 4, 8
-NEAR = (-1, 2, 3, 4)
+NEAR, UNIT = (-1, 2, 3, 4), -1
 
 
 def lanes_of_host() -> int:
@@ -30,7 +30,7 @@ def lanes_of_host() -> int:
 
 @dataclass(frozen=True)
 class Term:
-    """An index that is not affine: expression, stride word, size word, whether data decides it."""
+    """An index that is not affine: expression, stride word (or UNIT, a stride of 1), size word, whether data decides it."""
 
     index: Expr
     stride: int
@@ -302,7 +302,7 @@ class Arrangement:
 
     def _access(self, w: Walked, order: Sequence[int], lane: int, fix: Any, volatile: bool) -> Access:
         words = self.words
-        terms = tuple(Term(fix(e), words.of(stride), words.of(size), any(x.op in ("load", "folded") for x in e.walk()))
+        terms = tuple(Term(fix(e), UNIT if _is(stride, 1) else words.of(stride), words.of(size), any(x.op in ("load", "folded") for x in e.walk()))
                       for _, e, size, stride in w.terms)
 
         def stride(axis: int) -> Any:
