@@ -1,23 +1,21 @@
 """A Form as LLVM IR `void symbol(i64* ctx, i64* args, i64 task)`: the loops, folds and stores around the values."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from gpuonnx.codegen.cpu_values import Place, Values, sure_accesses
-from gpuonnx.codegen.nest import Access, Bound, Interior
+from gpuonnx.codegen.cpu_places import Place
+from gpuonnx.codegen.cpu_strips import Strips, unrolled
+from gpuonnx.codegen.nest import Access, Bound
 from gpuonnx.ir import graph as g
 from gpuonnx.ir import types
 from gpuonnx.ir.expr import Expr, postorder
 from gpuonnx.ir.scalar import FOLDS
 
-UNROLL = ((14, 4), (40, 2))
 PART = 1024
 
 
-class Loops(Values):
+class Loops(Strips):
     """Loops over rows and lanes, and what happens in them. `clips`: bounds of the loops over folded axes being written."""
 
     clips: tuple[Bound, ...] = ()
@@ -25,6 +23,7 @@ class Loops(Values):
     def text(self) -> str:
         b, f = self.b, self.form
         self.read_words()
+        self.woven: dict[Any, list[tuple[Any, Any]]] = {}
         self.unroll = unrolled(self.all())
         start = b.append_basic_block("start")
         b.branch(start)
@@ -34,16 +33,15 @@ class Loops(Values):
         first = b.mul(row_task, w["rows_each"])
         last = self.least(b.add(first, w["rows_each"]), w["rows"])
         rows = [a for a in range(len(f.sizes)) if a not in f.over and a not in (f.lane, f.tile)]
-        counters = Counters(b, first, [*(self.size(a) for a in rows), *([w["blocks"]] if f.tile >= 0 else [])])
-        with b.loop(first, last, 1):
+        counters = Counters(b, first, [*(self.size(a) for a in rows), *([w["blocks"]] if "blocks" in w else [])])
+        self.places = [Place(tile=self.i64(u)) for u in range(f.weave)] or [Place()]
+        with self.entered(self.all()), b.loop(first, last, 1):
             places = counters.now()
-            if f.tile >= 0:
+            if "blocks" in w:
                 tile = b.mul(places.pop(), self.i64(self.full))
             self.coordinates |= dict(zip(rows, places, strict=True))
-            self.here = Place()
-            self.places = [self.here]
             with self.entered(self.all()):
-                if f.tile >= 0:
+                if "blocks" in w:
                     low = b.mul(lane_task, w["lane_each"])
                     self.tiles(tile, low, self.least(b.add(low, w["lane_each"]), self.size(f.lane)))
                 elif f.lane < 0 or f.lane in f.over:
@@ -58,115 +56,6 @@ class Loops(Values):
             counters.step()
         b.ret_void()
         return str(self.module)
-
-    @contextmanager
-    def entered(self, roots: Sequence[Expr]) -> Iterator[None]:
-        """All places in a new scope; coordinates are set."""
-        for place in self.places:
-            self.here = place
-            self.enter(roots)
-        yield
-        for place in self.places:
-            place.scopes.pop()
-
-    def each(self, action: Callable[[int], None]) -> None:
-        for u, place in enumerate(self.places):
-            self.here = place
-            action(u)
-
-    def strips(self, low: Any, high: Any, roots: Sequence[Expr], body: Callable[[], None]) -> None:
-        """`body` for groups of whole vectors from low to high, then for single ones, then for the masked rest."""
-        self.cut_off(self.whole(low, high, roots, body), high, roots, body)
-
-    def whole(self, low: Any, high: Any, roots: Sequence[Expr], body: Callable[[], None]) -> Any:
-        """`body` for whole vectors from low on; where they end."""
-        b, w = self.b, self.full
-        (outer,) = self.places
-        for count in (self.unroll, 1) if self.unroll > 1 else (1,):
-            end = b.add(low, b.and_(b.sub(high, low), self.i64(-w * count)))
-            with b.loop(low, end, w * count) as i:
-                self.places = [outer.at(b.add(i, self.i64(u * w)) if u else i, None) for u in range(count)]
-                with self.entered(roots):
-                    body()
-            low = end
-        self.places, self.here = [outer], outer
-        return low
-
-    def cut_off(self, low: Any, high: Any, roots: Sequence[Expr], body: Callable[[], None]) -> None:
-        """`body` for masked vectors from low to high."""
-        b, w = self.b, self.full
-        (outer,) = self.places
-        with b.loop(low, high, w) as i:
-            self.places = [outer.at(i, self.below(b.sub(high, i)))]
-            with self.entered(roots):
-                body()
-        self.places, self.here = [outer], outer
-
-    def parted(self, interior: Interior, low: Any, high: Any) -> None:
-        """Masked vectors up to the interior of the lanes' axis, whole ones of its simpler stages, masked vectors to the end."""
-        b, form, sure = self.b, self.form, self.sure
-        start, end = low, high
-        for bound in interior.bounds:
-            start, end = self.narrowed(bound, start, end)
-        start = b.add(low, b.and_(b.add(b.sub(start, low), self.i64(self.full - 1)), self.i64(-self.full)))
-        length = b.and_(b.sub(end, start), self.i64(-self.full))
-        some = b.icmp_signed(">", length, self.i64(0))
-        start = b.select(some, start, high)
-        end = b.select(some, b.add(start, length), high)
-        with b.loop(self.i64(0), self.i64(2), 1) as turn:
-            before = b.icmp_signed("==", turn, self.i64(0))
-            self.cut_off(b.select(before, low, end), b.select(before, start, high), self.all(), self.body)
-            with b.if_then(b.and_(before, some)):
-                self.form = replace(form, stages=interior.stages)
-                self.sure = sure_accesses(self.form)
-                self.unroll = unrolled(self.all())
-                with self.entered(self.all()):
-                    self.whole(start, end, self.all(), self.body)
-                self.form, self.sure = form, sure
-                self.unroll = unrolled(self.all())
-
-    def narrowed(self, bound: Bound, low: Any, high: Any) -> tuple[Any, Any]:
-        """What the bound, for all coordinates of loops not yet entered, leaves of the range of its axis."""
-        b, rest = self.b, self.word(bound.offset)
-        for axis, number in bound.terms:
-            factor = self.word(number)
-            if self._placed(axis):
-                rest = b.add(rest, b.mul(self.coordinate(axis), factor))
-            else:
-                rest = b.add(rest, self.least(b.mul(b.sub(self.size(axis), self.i64(1)), factor), self.i64(0)))
-        places = b.divided_down(rest, abs(bound.slope))
-        if bound.slope > 0:
-            first = b.neg(places)
-            return b.select(b.icmp_signed(">", first, low), first, low), high
-        return low, self.least(b.add(places, self.i64(1)), high)
-
-    def tiles(self, first: Any, low: Any, high: Any) -> None:
-        """Square tiles of the tile's axis from `first` and lanes from low to high; those that are cut off under masks."""
-        b, w = self.b, self.full
-        (outer,) = self.places
-        left = b.sub(self.size(self.form.tile), first)
-        places = [outer.at(None, None) for _ in range(w)]
-        for u, place in enumerate(places):
-            place.tile = b.add(first, self.i64(u)) if u else first
-        self.places = places
-        with self.entered(self.all()):
-            whole = b.add(low, b.and_(b.sub(high, low), self.i64(-w)))
-            whole = b.select(b.icmp_signed("<", left, self.i64(w)), low, whole)
-            with b.loop(low, whole, w) as i:
-                self.group, self.cut = {}, None
-                self.places = [p.at(i, None) for p in places]
-                with self.entered(self.all()):
-                    self.body()
-            with b.loop(whole, high, w) as i:
-                with self.lanes(w):
-                    lanes, across = self.below(b.sub(high, i)), self.below(left)
-                    rows = [b.splat(b.lane(across, u)) for u in range(w)]
-                    self.group, self.cut = {}, (across, lanes)
-                    self.places = [p.at(i, b.and_(lanes, rows[u])) for u, p in enumerate(places)]
-                with self.entered(self.all()):
-                    self.body()
-            self.places = places
-        self.places, self.here = [outer], outer
 
     def inner(self, axes: Sequence[int], roots: Sequence[Expr], body: Callable[[], None], after: Callable[[], None] | None = None) -> None:
         """`body` inside loops over the axes that are folded, the lane axis, if among them, innermost; `after` every part of the innermost."""
@@ -404,6 +293,9 @@ class Loops(Values):
         b, lane = self.b, self.form.lane
         with self.lanes(value.type.count):
             value = b.narrow(value, access.stored)
+        if self.form.weave and self.here.lane is not None:
+            self.weave(key, access, value)
+            return
         offset, vector, mask = self.place(key, access)
         pointer = self.pointer(access, offset)
         if self.here.lane is not None and (vector is not None or access.strides[lane] == 1):
@@ -419,11 +311,14 @@ class Loops(Values):
             with b.if_then(self.some(mask)):
                 b.store(b.lane(value), pointer, align=SIZES[access.stored])
 
-
-def unrolled(roots: Sequence[Expr]) -> int:
-    """How many vectors a turn of the lanes' loop takes: fewer, the more is computed."""
-    nodes = len(postorder(tuple(roots)))
-    return next((n for most, n in UNROLL if nodes <= most), 1)
+    def weave(self, key: Any, access: Access, value: Any) -> None:
+        """Places that lie side by side in memory are stored together, lane by lane."""
+        held = self.woven.setdefault(key, [])
+        held.append((self._address(key).total, value))
+        if len(held) == self.form.weave:
+            with self.lanes(self.full):
+                self.b.write_apart([v for _, v in held], self.pointer(access, held[0][0]), access.stored, self.here.mask)
+            held.clear()
 
 
 class Counters:

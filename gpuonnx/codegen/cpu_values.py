@@ -3,9 +3,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
+from gpuonnx.codegen.cpu_places import Address, Place, Scope
 from gpuonnx.codegen.nest import UNIT, Access, Form, Term, lanes_of_host
 from gpuonnx.ir.expr import Expr, postorder, reached, sure
 from gpuonnx.kernels.contract import CTX_CODE, CTX_LIMIT, CTX_VALUE, ERROR_INDEX
@@ -13,40 +13,6 @@ from gpuonnx.kernels.contract import CTX_CODE, CTX_LIMIT, CTX_VALUE, ERROR_INDEX
 LEAVES = ("const", "index", "word")
 WRITTEN = -2
 ORDERS = ("less", "less_equal", "greater", "greater_equal")
-
-
-@dataclass
-class Address:
-    """A partial element offset: the sum so far, axes and terms that are in it, lanes that may be touched (None: all)."""
-
-    total: Any
-    axes: frozenset[int] = frozenset()
-    terms: frozenset[int] = frozenset()
-    mask: Any = None
-
-
-@dataclass
-class Scope:
-    """What is known inside one loop."""
-
-    values: dict[Expr, Any] = field(default_factory=dict)
-    addresses: dict[Any, Address] = field(default_factory=dict)
-
-
-@dataclass
-class Place:
-    """One vector of lanes: where it begins (None: no lane axis here), which lanes count, where it is along the tile's
-    axis, what is computed."""
-
-    lane: Any = None
-    mask: Any = None
-    tile: Any = None
-    scopes: list[Scope] = field(default_factory=lambda: [Scope()])
-    results: dict[Any, Any] = field(default_factory=dict)
-    conditions: list[Any] = field(default_factory=list)
-
-    def at(self, lane: Any, mask: Any) -> Place:
-        return Place(lane, mask, self.tile, [*self.scopes], dict(self.results))
 
 
 class Values:
@@ -469,7 +435,7 @@ class Values:
 
     def _tiled(self, number: int, access: Access) -> bool:
         f = self.form
-        return number in self.sure and not access.terms and access.strides[f.tile] == 1 and access.strides[f.lane] not in (0, 1)
+        return not f.weave and number in self.sure and not access.terms and access.strides[f.tile] == 1 and access.strides[f.lane] not in (0, 1)
 
     def tiled(self, number: int, access: Access) -> Any:
         """A load that is contiguous along the tile's axis: the whole tile is read with the first place, then transposed."""

@@ -83,7 +83,7 @@ class Walk:
 class Form:
     """Structure only; sizes and strides are words. Loads are `access` expressions: value = number, args = terms' indices.
     `tile`: an axis along which loads are contiguous that the lanes' axis is not; square tiles of both are transposed.
-    `clips`: bounds of the loops of a stage's folds."""
+    `weave`: how many places the tile's axis has, where they lie in memory between the lanes. `clips`: bounds of the loops of a stage's folds."""
 
     sizes: tuple[int, ...]
     over: tuple[int, ...]
@@ -96,6 +96,7 @@ class Form:
     compensated: bool = False
     walk: Walk | None = None
     tile: int = -1
+    weave: int = 0
     interior: Interior | None = None
     clips: dict[int, tuple[Bound, ...]] = field(default_factory=dict)
 
@@ -104,7 +105,7 @@ class Form:
         actions = tuple(tuple(("fold", a.op, a.expr) if isinstance(a, g.Fold) else ("store", a.output, a.expr) for a in stage)
                         for stage in stages)
         return (self.sizes, self.over, self.lane, actions, self.accesses, tuple(sorted(self.stores.items())),
-                tuple(sorted(self.inside.items())), tuple(sorted(self.words.items())), self.compensated, self.walk, self.tile,
+                tuple(sorted(self.inside.items())), tuple(sorted(self.words.items())), self.compensated, self.walk, self.tile, self.weave,
                 None if self.interior is None else self.interior.bounds, tuple(sorted(self.clips.items())))
 
     def bounds(self) -> list[Bound]:
@@ -258,17 +259,25 @@ class Arrangement:
         stores = {id(w) for w in self.stores.values()}
 
         def score(axis: int) -> tuple[int, int]:
-            good = 0
+            good, woven = 0, self._woven(axis) >= 0
             for w in self.walks:
                 weight = 2 if id(w) in stores else 1
-                stride = w.strides[axis]
+                stride = 1 if woven and id(w) in stores else w.strides[axis]
                 good += weight * (2 if _is(stride, 1) else 1 if _is(stride, 0) else -2)
                 good -= 3 * sum(any(x.op == "index" and x.value == axis for x in t[1].walk()) for t in w.terms)
             size = self.sizes[axis]
             return good - 4 * (isinstance(size, int) and size < TINY), axis
         best = max(axes, key=score, default=-1)
-        stepping = [w.strides[best] for w in self.stores.values()] if best >= 0 else []
+        stepping = [w.strides[best] for w in self.stores.values()] if best >= 0 and self._woven(best) < 0 else []
         return best if self.lane_over or all(_is(s, 1) for s in stepping) else -1
+
+    def _woven(self, lane: int) -> int:
+        """The axis of which a few places fill the gaps that stores along `lane` leave, or -1."""
+        steps = {w.strides[lane] if isinstance(w.strides[lane], int) and not w.terms else 0 for w in self.stores.values()}
+        if self.sequence or not self.lane_over or lane in self.nest.over or len(steps) != 1 or not steps <= set(NEAR[1:]):
+            return -1
+        return next((a for a, size in self.sizes.items() if a not in self.nest.over and isinstance(size, int) and {size} == steps
+                     and all(_is(w.strides[a], 1) for w in self.stores.values())), -1)
 
     def _clipped(self, lane: int) -> dict[int, list[tuple[int, Affine]]]:
         """Conditions of folds' values that are bounds of their loops are no longer in the nest: {stage: [(axis, what is not negative)]}."""
@@ -319,9 +328,10 @@ class Arrangement:
         order = list(self.sizes)
         number = {a: k for k, a in enumerate(order)}
         lane = self._lane([a for a in order if self.lane_over or a not in nest.over])
-        tile = self._tile(lane) if self.lane_over else -1
+        woven = self._woven(lane) if lane >= 0 else -1
+        tile = woven if woven >= 0 else self._tile(lane) if self.lane_over else -1
         clipped = self._clipped(lane)
-        settled, bounds = self._settled(lane, tile)
+        settled, bounds = self._settled(lane, -1 if woven >= 0 else tile)
         nest = self.nest
         numbers = {e: k for k, e in enumerate(self.loads)}
         positions = {e: [t[0] for t in w.terms] for e, w in self.loads.items()}
@@ -352,6 +362,7 @@ class Arrangement:
                   for key in stores}
         form = Form(tuple(words.of(self.sizes[a]) for a in order), over, number.get(lane, -1), stages, accesses, stores, inside)
         form.tile = number.get(tile, -1)
+        form.weave = int(self.sizes[woven]) if woven >= 0 else 0
         form.clips = {s: tuple(self._bound(axis, b, number) for axis, b in each) for s, each in clipped.items()}
         if settled:
             form.interior = Interior(fixed(settled), tuple(self._bound(lane, b, number) for b in bounds))
@@ -378,14 +389,16 @@ class Arrangement:
         extent: Dim = self.sizes[lane] if lane >= 0 and lane not in over else 1
         form.compensated = not isinstance(deep, int) or deep > PLAIN_SUM * (lanes_of_host() if lane in over else 1)
         each = dmax(deep, 1)
-        if tile >= 0:
+        if form.weave:
+            each = each * form.weave
+        elif tile >= 0:
             width = lanes_of_host()
             blocks = floordiv(self.sizes[tile] + (width - 1), width)
             rows, each = rows * blocks, width
         chunk = dmax(floordiv(dmin(extent, dmax(floordiv(TASK_WORK, each), LEAST_CHUNK)) + (LEAST_CHUNK - 1), LEAST_CHUNK) * LEAST_CHUNK, LEAST_CHUNK)
         chunks = floordiv(extent + chunk - 1, chunk)
         rows_each = dmax(floordiv(TASK_WORK, dmax(each * dmin(extent, chunk), 1)), 1)
-        form.words = {"blocks": words.of(blocks)} if tile >= 0 else {}
+        form.words = {"blocks": words.of(blocks)} if tile >= 0 and not form.weave else {}
         form.words |= {"rows": words.of(rows), "rows_each": words.of(rows_each), "lane_each": words.of(chunk), "lane_tasks": words.of(chunks)}
         tasks: Dim = floordiv(rows + rows_each - 1, rows_each) * chunks
         return tasks
