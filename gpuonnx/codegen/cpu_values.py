@@ -419,7 +419,8 @@ class Values:
             if vector is None and step:
                 return b.widen(b.read_apart(pointer, access.stored, step, wide), access.stored)
             if vector is not None:
-                return b.widen(b.gather(pointer, vector, access.stored, wide, self.args), access.stored)
+                spare = None if mask is None or mask.type.count == 1 else self.args
+                return b.widen(b.gather(pointer, vector, access.stored, wide, spare), access.stored)
             return b.widen(b.read(pointer, access.stored, wide), access.stored)
         if mask is not None and mask is not self.here.mask:
             pointer = b.select(self.some(mask), pointer, self.args)
