@@ -90,7 +90,9 @@ class Strips(Values):
         b, rest = self.b, self.word(bound.offset)
         for axis, number in bound.terms:
             factor = self.word(number)
-            if self._placed(axis):
+            if isinstance(axis, Expr):
+                rest = b.add(rest, b.mul(b.lane(self.value(axis)), factor))
+            elif self._placed(axis):
                 rest = b.add(rest, b.mul(self.coordinate(axis), factor))
             else:
                 rest = b.add(rest, self.least(b.mul(b.sub(self.size(axis), self.i64(1)), factor), self.i64(0)))

@@ -60,6 +60,7 @@ class Values:
             numbers |= {x.value for t in a.terms for x in t.index.walk() if x.op == "word"}
         for bound in f.bounds():
             numbers |= {bound.offset, *(n for _, n in bound.terms)}
+            numbers |= {x.value for a, _ in bound.terms if isinstance(a, Expr) for x in a.walk() if x.op == "word"}
         stages = (*f.stages, *(f.interior.stages if f.interior is not None else ()))
         numbers |= {x.value for x in postorder(tuple(a.expr for stage in stages for a in stage)) if x.op == "word"}
         for number in sorted(numbers):

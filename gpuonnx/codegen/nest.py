@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gpuonnx.codegen.settle import clips, settle
+from gpuonnx.codegen.phases import split
+from gpuonnx.codegen.settle import clips, is_uniform, settle
 from gpuonnx.ir import graph as g
 from gpuonnx.ir import types
 from gpuonnx.ir.affine import Affine, affine
@@ -53,12 +54,12 @@ class Access:
 
 @dataclass(frozen=True)
 class Bound:
-    """slope * coordinate of `axis` + offset word + the other axes' (axis, factor word) >= 0."""
+    """slope * coordinate of `axis` + offset word + the other (axis, or what is the same in all lanes, factor word) >= 0."""
 
     axis: int
     slope: int
     offset: int
-    terms: tuple[tuple[int, int], ...]
+    terms: tuple[tuple[Any, int], ...]
 
 
 @dataclass(frozen=True)
@@ -181,16 +182,20 @@ def _same(a: Dim, b: Dim) -> bool:
     return a is b or isinstance(a, int) and isinstance(b, int) and a == b
 
 
-def _walked(indices: Sequence[Expr], layout: Layout, pointer: Ref, rank: int) -> Walked:
+def _walked(indices: Sequence[Expr], layout: Layout, pointer: Ref, rank: int, lane: int | None = None) -> Walked:
+    """`lane`: the axis of the lanes where it is known, so that what is the same in all of them can be a term of its own."""
     out = Walked(layout, pointer, 0, [0] * rank, [])
     for k, (e, size, stride) in enumerate(zip(indices, layout.shape, layout.strides, strict=True)):
-        form = affine(e)
+        form = affine(e, None if lane is None else lambda x: is_uniform(x, lane))
         if form is None:
             out.terms.append((k, e, size, stride))
             continue
         out.offset = out.offset + form.offset * stride
         for axis, factor in form.terms.items():
-            out.strides[axis] = out.strides[axis] + factor * stride
+            if isinstance(axis, Expr):
+                out.terms.append((k, axis, size, factor * stride))
+            else:
+                out.strides[axis] = out.strides[axis] + factor * stride
     return out
 
 
@@ -225,11 +230,11 @@ class Arrangement:
         self._collapse()
         self.words = Words()
 
-    def _walk(self, exprs: Sequence[Expr]) -> None:
+    def _walk(self, exprs: Sequence[Expr], lane: int | None = None) -> None:
         """The loads among `exprs` that are new."""
         for e in postorder(tuple(exprs)):
             if e.op == "load" and e not in self.loads:
-                self.loads[e] = _walked(e.args, self.inputs[e.value], self.refs[e.value], len(self.nest.ranges))
+                self.loads[e] = _walked(e.args, self.inputs[e.value], self.refs[e.value], len(self.nest.ranges), lane)
 
     def _mentions(self, action: Any) -> frozenset[int]:
         return frozenset(x.value for i in action.indices for x in i.walk() if x.op == "index")
@@ -257,6 +262,7 @@ class Arrangement:
     def _lane(self, axes: Sequence[int]) -> int:
         """The axis that most accesses step along by one; stores count twice, a later one of equals."""
         stores = {id(w) for w in self.stores.values()}
+        filling = {self._woven(a) for a in axes}
 
         def score(axis: int) -> tuple[int, int]:
             good, woven = 0, self._woven(axis) >= 0
@@ -266,7 +272,7 @@ class Arrangement:
                 good += weight * (2 if _is(stride, 1) else 1 if _is(stride, 0) else -2)
                 good -= 3 * sum(any(x.op == "index" and x.value == axis for x in t[1].walk()) for t in w.terms)
             size = self.sizes[axis]
-            return good - 4 * (isinstance(size, int) and size < TINY), axis
+            return good - 4 * (isinstance(size, int) and size < TINY) - 100 * (axis in filling), axis
         best = max(axes, key=score, default=-1)
         stepping = [w.strides[best] for w in self.stores.values()] if best >= 0 and self._woven(best) < 0 else []
         return best if self.lane_over or all(_is(s, 1) for s in stepping) else -1
@@ -279,14 +285,15 @@ class Arrangement:
         return next((a for a, size in self.sizes.items() if a not in self.nest.over and isinstance(size, int) and {size} == steps
                      and all(_is(w.strides[a], 1) for w in self.stores.values())), -1)
 
-    def _clipped(self, lane: int) -> dict[int, list[tuple[int, Affine]]]:
-        """Conditions of folds' values that are bounds of their loops are no longer in the nest: {stage: [(axis, what is not negative)]}."""
+    def _clipped(self, beside: set[int]) -> dict[int, list[tuple[int, Affine]]]:
+        """Conditions of folds' values that are bounds of their loops are no longer in the nest: {stage: [(axis, what is not negative)]}.
+        `beside`: axes of which several places are in one turn of those loops."""
         found, stages = {}, list(self.nest.stages)
         for s, stage in enumerate(stages):
             action = stage[0]
             if self.sequence or len(stage) > 1 or not isinstance(action, g.Fold) or action.op.startswith("arg"):
                 continue
-            expr, bounds = clips(action.expr, self.nest.over, lane, FOLDS[action.op].identity(action.expr.dtype))
+            expr, bounds = clips(action.expr, self.nest.over, beside, FOLDS[action.op].identity(action.expr.dtype))
             if bounds:
                 found[s], stages[s] = bounds, (g.Fold(action.op, expr),)
         self.nest = g.Nest(self.nest.inputs, self.nest.outputs, ranges=self.nest.ranges, over=self.nest.over, stages=tuple(stages),
@@ -297,17 +304,18 @@ class Arrangement:
         """The stages as they are in the interior of the lanes' axis, and its bounds; none where that is no different."""
         if self.sequence or not self.lane_over or lane < 0 or lane in self.nest.over or tile >= 0:
             return (), ()
-        exprs, bounds = settle([a.expr for stage in self.nest.stages for a in stage], lane)
+        exprs, bounds = settle([a.expr for stage in self.nest.stages for a in stage], lane, self.nest.over)
         if not bounds:
             return (), ()
-        self._walk(exprs)
+        self._walk(exprs, lane)
         new = iter(exprs)
         return tuple(tuple(replace(a, expr=next(new)) for a in stage) for stage in self.nest.stages), bounds
 
-    def _bound(self, axis: int, bound: Affine, number: dict[int, int]) -> Bound:
+    def _bound(self, axis: int, bound: Affine, number: dict[int, int], fix: Any) -> Bound:
         words, slope = self.words, bound.terms[axis]
         assert isinstance(slope, int)
-        return Bound(number[axis], slope, words.of(bound.offset), tuple((number[a], words.of(c)) for a, c in bound.terms.items() if a != axis))
+        terms = ((fix(a) if isinstance(a, Expr) else number[a], words.of(c)) for a, c in bound.terms.items() if a != axis)
+        return Bound(number[axis], slope, words.of(bound.offset), tuple(terms))
 
     def _access(self, w: Walked, order: Sequence[int], lane: int, fix: Any, volatile: bool) -> Access:
         words = self.words
@@ -330,7 +338,7 @@ class Arrangement:
         lane = self._lane([a for a in order if self.lane_over or a not in nest.over])
         woven = self._woven(lane) if lane >= 0 else -1
         tile = woven if woven >= 0 else self._tile(lane) if self.lane_over else -1
-        clipped = self._clipped(lane)
+        clipped = self._clipped({lane, tile})
         settled, bounds = self._settled(lane, -1 if woven >= 0 else tile)
         nest = self.nest
         numbers = {e: k for k, e in enumerate(self.loads)}
@@ -363,9 +371,9 @@ class Arrangement:
         form = Form(tuple(words.of(self.sizes[a]) for a in order), over, number.get(lane, -1), stages, accesses, stores, inside)
         form.tile = number.get(tile, -1)
         form.weave = int(self.sizes[woven]) if woven >= 0 else 0
-        form.clips = {s: tuple(self._bound(axis, b, number) for axis, b in each) for s, each in clipped.items()}
+        form.clips = {s: tuple(self._bound(axis, b, number, fix) for axis, b in each) for s, each in clipped.items()}
         if settled:
-            form.interior = Interior(fixed(settled), tuple(self._bound(lane, b, number) for b in bounds))
+            form.interior = Interior(fixed(settled), tuple(self._bound(lane, b, number, fix) for b in bounds))
         tasks = self._tasks(form, lane, tile)
         return form, tasks
 
@@ -430,6 +438,8 @@ def _store(output: int, expr: Expr, indices: list[Expr]) -> g.Store:
 def arrange(nest: g.Nest, inputs: Sequence[Layout], outputs: Sequence[Layout], sequence: bool = False, lane_over: bool = True,
             own: tuple[int, int] = (-1, 0), keep_ones: bool = False) -> tuple[Form, tuple[Arg, ...], Dim]:
     """(Form, argument words, tasks). `own`: the number of an input that is an output itself, and of which."""
+    if not sequence and lane_over:
+        nest = split(nest, outputs)
     refs = [Ref("out", own[1]) if k == own[0] else Ref("in", k) for k in range(len(inputs))]
     arrangement = Arrangement(nest, inputs, outputs, refs, sequence, lane_over, own[0], keep_ones)
     form, tasks = arrangement.form()

@@ -1,7 +1,7 @@
 """Piecewise index expressions as they are in the interior of the lanes' axis, where clamps, reflections and paddings do nothing."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gpuonnx.ir.affine import Affine, affine
 from gpuonnx.ir.dims import Dim
@@ -10,40 +10,64 @@ from gpuonnx.ir.expr import Expr, apply, guard, postorder, rewrite
 LEAST_PERIOD = 32
 
 
-def settle(roots: Sequence[Expr], lane: int) -> tuple[tuple[Expr, ...], tuple[Affine, ...]]:
+def settle(roots: Sequence[Expr], lane: int, over: frozenset[int]) -> tuple[tuple[Expr, ...], tuple[Affine, ...]]:
     """(roots as they are there, what is not negative there). Of two bounds the one that grows fastest along the lanes is taken,
     a remainder is what is divided, a guard holds."""
-    bounds: dict[tuple[object, ...], Affine] = {}
+    settler = Settler(lane, over)
+    out = rewrite(tuple(roots), settler.change)
+    return out, tuple(settler.bounds.values())
 
-    def holds(bound: Affine | None) -> bool:
-        """Whether `bound` tells lanes apart, and is known to from now on."""
-        if bound is None or not _slope(bound, lane):
+
+class Settler:
+    """`bounds`: what is relied on so far."""
+
+    def __init__(self, lane: int, over: frozenset[int]) -> None:
+        self.lane, self.over = lane, over
+        self.bounds: dict[tuple[object, ...], Affine] = {}
+
+    def form(self, e: Expr) -> Affine | None:
+        return affine(e, lambda x: is_uniform(x, self.lane) and not any(_mentions(x, a) for a in self.over))
+
+    def holds(self, bound: Affine | None) -> bool:
+        """Whether `bound` tells lanes apart, and is known to hold from now on."""
+        if bound is None or not _slope(bound, self.lane):
             return False
-        bounds[_identity(bound.offset), *((a, _identity(c)) for a, c in sorted(bound.terms.items()))] = bound
+        key = _identity(bound.offset), *sorted((id(a) if isinstance(a, Expr) else a, _identity(c)) for a, c in bound.terms.items())
+        self.bounds[key] = bound
         return True
 
-    def change(x: Expr) -> Expr:
+    def change(self, x: Expr) -> Expr:
         if x.op == "guard":
-            rest = [c for c in conjuncts(x.args[0]) if not holds(not_negative(c))]
-            return guarded(rest, x)
+            conditions = conjuncts(x.args[0])
+            rest = [c for c in conditions if not self.holds(not_negative(c, self.form))]
+            return x if len(rest) == len(conditions) else guarded(rest, x)
         if x.dtype != "ix" or x.op not in ("min", "max", "floormod"):
             return x
-        left, right = map(affine, x.args)
+        left, right = map(self.form, x.args)
         if left is None or right is None:
             return x
-        if x.op == "floormod":
-            small = right.terms or isinstance(right.offset, int) and right.offset < LEAST_PERIOD
-            if small or not _slope(left, lane):
-                return x
-            return x.args[0] if holds(left) and holds(right.plus(left, -1).plus(Affine(-1))) else x
-        a, b = left.terms.get(lane, 0), right.terms.get(lane, 0)
+        return self.remainder(x, left, right) if x.op == "floormod" else self.extreme(x, left, right)
+
+    def remainder(self, x: Expr, left: Affine, right: Affine) -> Expr:
+        small = right.terms or isinstance(right.offset, int) and right.offset < LEAST_PERIOD
+        if small or not _slope(left, self.lane):
+            return x
+        self.holds(left)
+        self.holds(right.plus(left, -1).plus(Affine(-1)))
+        return x.args[0]
+
+    def extreme(self, x: Expr, left: Affine, right: Affine) -> Expr:
+        a, b = left.terms.get(self.lane, 0), right.terms.get(self.lane, 0)
         if not isinstance(a, int) or not isinstance(b, int) or a == b:
             return x
         taken, other = (left, right) if a > b else (right, left)
-        holds(taken.plus(other, -1) if x.op == "max" else other.plus(taken, -1))
+        self.holds(taken.plus(other, -1) if x.op == "max" else other.plus(taken, -1))
         return x.args[0 if a > b else 1]
-    out = rewrite(tuple(roots), change)
-    return out, tuple(bounds.values())
+
+
+def is_uniform(e: Expr, lane: int) -> bool:
+    """Whether an index is made from sizes and other axes than that of the lanes."""
+    return e.dtype == "ix" and not any(x.op in ("load", "folded", "guard") or x.op == "index" and x.value == lane for x in e.walk())
 
 
 def _identity(d: Dim) -> int:
@@ -70,17 +94,17 @@ def guarded(conditions: Sequence[Expr], x: Expr) -> Expr:
     return guard(condition, x.args[1], x.args[2])
 
 
-def not_negative(c: Expr) -> Affine | None:
+def not_negative(c: Expr, form: Callable[[Expr], Affine | None] = affine) -> Affine | None:
     """g such that the comparison of indices `c` is g >= 0."""
     if c.op not in ("less", "less_equal", "greater", "greater_equal"):
         return None
-    low, high = map(affine, c.args if c.op.startswith("less") else c.args[::-1])
+    low, high = map(form, c.args if c.op.startswith("less") else c.args[::-1])
     if low is None or high is None:
         return None
     return high.plus(low, -1).plus(Affine(0 if c.op.endswith("equal") else -1))
 
 
-def clips(e: Expr, over: frozenset[int], lane: int, identity: float) -> tuple[Expr, list[tuple[int, Affine]]]:
+def clips(e: Expr, over: frozenset[int], beside: set[int], identity: float) -> tuple[Expr, list[tuple[int, Affine]]]:
     """(`e`, a folded value, without those conditions that only keep a loop over one folded axis short, (axis, what is not negative))."""
     if e.op != "guard" or e.args[2].op != "const" or e.args[2].value != identity:
         return e, []
@@ -88,7 +112,7 @@ def clips(e: Expr, over: frozenset[int], lane: int, identity: float) -> tuple[Ex
     rest, found = [], []
     for c in conjuncts(e.args[0]):
         bound = not_negative(c)
-        axes = over & set(bound.terms) if bound is not None and lane not in bound.terms else set()
+        axes = over & set(bound.terms) if bound is not None and not beside & set(bound.terms) else set()
         axis = next(iter(axes), -1)
         if bound is None or len(axes) != 1 or not _slope(bound, axis) or not all(_mentions(x, axis) for x in loads):
             rest.append(c)

@@ -1,8 +1,9 @@
 """Index expressions of the form offset + sum(coefficient * axis), with Dims as offset and coefficients."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from gpuonnx.ir.dims import Dim
 from gpuonnx.ir.expr import Expr, postorder
@@ -10,8 +11,10 @@ from gpuonnx.ir.expr import Expr, postorder
 
 @dataclass(frozen=True)
 class Affine:
+    """`terms`: factors by axis, or by an expression that is taken as it is."""
+
     offset: Dim = 0
-    terms: dict[int, Dim] = field(default_factory=dict)
+    terms: dict[Any, Dim] = field(default_factory=dict)
 
     def scaled(self, factor: Dim) -> Affine:
         return Affine(self.offset * factor, {a: c * factor for a, c in self.terms.items()})
@@ -24,11 +27,13 @@ class Affine:
         return Affine(self.offset + other.offset * sign, {a: c for a, c in terms.items() if not (isinstance(c, int) and c == 0)})
 
 
-def affine(e: Expr) -> Affine | None:
-    """`e` in affine form, or None."""
+def affine(e: Expr, atom: Callable[[Expr], bool] | None = None) -> Affine | None:
+    """`e` in affine form, or None; `atom`: what else may be a term."""
     done: dict[Expr, Affine | None] = {}
     for x in postorder((e,)):
         done[x] = _one(x, [done[a] for a in x.args])
+        if done[x] is None and atom is not None and atom(x):
+            done[x] = Affine(0, {x: 1})
     return done[e]
 
 

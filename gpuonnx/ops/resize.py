@@ -17,6 +17,7 @@ from gpuonnx.ir.types import compute
 from gpuonnx.ops.registry import Const, Dims, op
 
 Weight = Callable[[Expr], Expr]
+HALVES = ("half_pixel", "pytorch_half_pixel", "half_pixel_symmetric")
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,22 @@ class Axis:
                 many = first * (size - 1.0) + x * ((last - first) * (size - 1.0)) / maximum(out - 1.0, 1.0)
                 return select(greater(out, 1.0), many, 0.5 * (first + last) * (size - 1.0))
         raise ModelError(f"{builder().origin}: coordinate_transformation_mode {self.mode!r} is not known")
+
+    def whole(self) -> int:
+        """The scale where it is an integer above 1 that positions follow exactly, else 0."""
+        number = self.number or 0.0
+        return int(number) if number >= 2 and number == int(number) and self.mode in (*HALVES, "asymmetric") else 0
+
+    def parts(self, at: Expr) -> tuple[Expr, Expr]:
+        """`source` as (whole part, index; the rest, float64)."""
+        scale = self.whole()
+        if not scale:
+            position = self.source(at)
+            first = apply("floor", position)
+            return cast(first, "ix"), position - first
+        before, behind = (scale // 2, 0.5 if scale % 2 == 0 else 0.0) if self.mode in HALVES else (0, 0.0)
+        shifted = at - dim(before)
+        return shifted // dim(scale), (cast(shifted % dim(scale), "f64") + behind) / float(scale)
 
 
 def real(size: Dim) -> Expr:
@@ -89,12 +106,11 @@ def interpolated(x: Tensor, a: int, axis: Axis, weight: Weight, support: int, ex
     kind = "f64" if wide == "f64" else "f32"
 
     def element(*i: Expr) -> Expr:
-        position = axis.source(i[a])
-        first = apply("floor", position)
+        first, beyond = axis.parts(i[a])
         total = norm = None
         for tap in range(1 - support, support + 1):
-            place = cast(first, "ix") + dim(tap)
-            w = weight(position - (first + float(tap)))
+            place = first + dim(tap)
+            w = weight(beyond - float(tap))
             if exclude_outside:
                 w = select(both(less_equal(dim(0), place), less(place, dim(axis.size))), w, const(0.0, "f64"))
                 norm = w if norm is None else norm + w
