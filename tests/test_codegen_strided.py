@@ -17,8 +17,12 @@ from gpuonnx.kernels.contract import Layout
 I = index(1)
 
 
+def arranged(node):
+    return arrange(as_nest(node), *([Layout.dense(v.dtype, v.dims) for v in vs] for vs in (node.inputs, node.outputs)))
+
+
 def form_of(node):
-    return arrange(as_nest(node), *([Layout.dense(v.dtype, v.dims) for v in vs] for vs in (node.inputs, node.outputs)))[0]
+    return arranged(node)[0]
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16", "f64", "u8", "i64", "bool"])
@@ -45,9 +49,10 @@ def test_values_side_by_side(dtype, count):
 def clamped(k, n): return apply("max", apply("min", k, dim(n - 1)), 0)
 def reflected(k, n): return apply("min", k % apply("max", dim((n - 1) * 2), 1), dim((n - 1) * 2) - k % apply("max", dim((n - 1) * 2), 1))
 def wrapped(k, n): return k % dim(n)
+def turned(k, n): return (k + dim(n)) % dim(n)
 
 
-@pytest.mark.parametrize("how", [clamped, reflected, wrapped])
+@pytest.mark.parametrize("how", [clamped, reflected, wrapped, turned])
 @pytest.mark.parametrize("symbolic", [False, True])
 @settings(max_examples=8, deadline=None)
 @given(size=st.integers(1, 70), before=st.integers(0, 20), after=st.integers(0, 20))
@@ -59,10 +64,12 @@ def test_piecewise_indices(how, symbolic, size, before, after):
     check(node, [x], {"n": size}, symbolic=symbolic)
 
 
-def test_an_interior_has_plain_addresses():
-    node = g.Map((value("f32", 2, 50),), (value("f32", 2, 60),), expr=load(0, "f32", (index(0), clamped(I - 5, 50))))
+@pytest.mark.parametrize("how", [clamped, reflected, wrapped, turned])
+def test_an_interior_has_plain_addresses(how):
+    node = g.Map((value("f32", 2, 50),), (value("f32", 2, 60),), expr=load(0, "f32", (index(0), how(I - 5, 50))))
     form = form_of(node)
     assert form.interior is not None and [a.strides[form.lane] for a in form.accesses if not a.terms] == [1]
+    assert {(b.slope, arranged(node)[1][b.offset]) for b in form.interior.bounds} >= {(1, -5)}
 
 
 @settings(max_examples=25, deadline=None)

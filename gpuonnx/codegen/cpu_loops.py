@@ -16,13 +16,12 @@ PART = 1024
 
 
 class Loops(Strips):
-    """Loops over rows and lanes, and what happens in them. `clips`: bounds of the loops over folded axes being written."""
-
-    clips: tuple[Bound, ...] = ()
+    """Loops over rows and lanes, and what happens in them. `ranges`: where loops over folded axes that are being written begin and end."""
 
     def text(self) -> str:
         b, f = self.b, self.form
         self.read_words()
+        self.ranges: dict[int, tuple[Any, Any]] = {}
         self.woven: dict[Any, list[tuple[Any, Any]]] = {}
         self.unroll = unrolled(self.all())
         start = b.append_basic_block("start")
@@ -74,11 +73,13 @@ class Loops(Strips):
 
     def _range(self, axis: int) -> tuple[Any, Any]:
         """Where a loop over `axis` begins and ends."""
-        low, high = self.i64(0), self.size(axis)
-        for bound in self.clips:
-            if bound.axis == axis:
-                low, high = self.narrowed(bound, low, high)
-        return low, high
+        return self.ranges.get(axis) or (self.i64(0), self.size(axis))
+
+    def _ranges(self, clips: Sequence[Bound]) -> dict[int, tuple[Any, Any]]:
+        out: dict[int, tuple[Any, Any]] = {}
+        for bound in clips:
+            out[bound.axis] = self.narrowed(bound, *out.get(bound.axis, self._range(bound.axis)))
+        return out
 
     def _along(self, axis: int, low: Any, high: Any, roots: Sequence[Expr], body: Callable[[], None]) -> None:
         if axis == self.form.lane:
@@ -148,9 +149,9 @@ class Loops(Strips):
                         if isinstance(companion, tuple):
                             self._add_part(accumulator, *companion)
             parts = any(isinstance(companion, tuple) for copy in held for _, companion in copy)
-            self.clips = form.clips.get(stage, ())
+            self.ranges = self._ranges(form.clips.get(stage, ()))
             self.inner(form.over, [a.expr for _, a in folds], body, add_parts if parts else None)
-            self.clips = ()
+            self.ranges = {}
             for (p, action), copy in zip(folds, held, strict=True):
                 if across:
                     value = self._across(action, copy)
@@ -171,7 +172,7 @@ class Loops(Strips):
 
     def _combine(self, action: Any, accumulator: Any, companion: Any, count: int) -> None:
         from gpuonnx.kernels.cpu.scalars import EMITTERS
-        b, kind, mask = self.b, action.expr.dtype, self.here.mask
+        b, kind, mask = self.b, action.expr.dtype, self.here.mask if self.form.lane in self.form.over else None
         value = self.wide(action.expr, count)
         old = self._get(accumulator)
         if companion is None or isinstance(companion, tuple):

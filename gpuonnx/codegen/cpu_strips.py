@@ -55,27 +55,31 @@ class Strips(Values):
         """`body` for masked vectors from low to high."""
         b, outer = self.b, self.places
         with b.loop(low, high, self.full) as i:
-            mask = self.below(b.sub(high, i))
+            mask = self.below(b.sub(high, i)) if self.full > 1 else None
             self.places = [place.at(i, mask) for place in outer]
             with self.entered(roots):
                 body()
         self.places, self.here = outer, outer[0]
 
     def parted(self, interior: Interior, low: Any, high: Any) -> None:
-        """Masked vectors up to the interior of the lanes' axis, whole ones of its simpler stages, masked vectors to the end."""
+        """Up to the interior of the lanes' axis masked vectors or single lanes, then whole vectors of its simpler stages, then
+        again the former."""
         b, form, sure = self.b, self.form, self.sure
         start, end = low, high
         for self.here in self.places:
             for bound in interior.bounds:
                 start, end = self.narrowed(bound, start, end)
-        start = b.add(low, b.and_(b.add(b.sub(start, low), self.i64(self.full - 1)), self.i64(-self.full)))
+        scalar = self.gathering()
+        if not scalar:
+            start = b.add(low, b.and_(b.add(b.sub(start, low), self.i64(self.full - 1)), self.i64(-self.full)))
         length = b.and_(b.sub(end, start), self.i64(-self.full))
         some = b.icmp_signed(">", length, self.i64(0))
         start = b.select(some, start, high)
         end = b.select(some, b.add(start, length), high)
         with b.loop(self.i64(0), self.i64(2), 1) as turn:
             before = b.icmp_signed("==", turn, self.i64(0))
-            self.cut_off(b.select(before, low, end), b.select(before, start, high), self.all(), self.body)
+            with self.vectors_of(1 if scalar else self.full):
+                self.cut_off(b.select(before, low, end), b.select(before, start, high), self.all(), self.body)
             with b.if_then(b.and_(before, some)):
                 self.form = replace(form, stages=interior.stages)
                 self.sure = sure_accesses(self.form)
@@ -84,6 +88,19 @@ class Strips(Values):
                     self.whole(start, end, self.all(), self.body)
                 self.form, self.sure = form, sure
                 self.unroll = unrolled(self.all())
+
+    def gathering(self) -> bool:
+        """Whether lanes read here and there and are not folded: then a few single ones cost less than part of a vector."""
+        f = self.form
+        numbers = {e.value for e in postorder(tuple(self.all())) if e.op == "access"}
+        return not f.over and any(not self.same(t.index) and not t.from_data for k in numbers for t in f.accesses[k].terms)
+
+    @contextmanager
+    def vectors_of(self, count: int) -> Iterator[None]:
+        """Inside: vectors of the lanes' axis have `count` lanes."""
+        held, self.full = self.full, count
+        yield
+        self.full = held
 
     def narrowed(self, bound: Bound, low: Any, high: Any) -> tuple[Any, Any]:
         """What the bound, for all coordinates of loops not yet entered, leaves of the range of its axis."""

@@ -12,7 +12,7 @@ LEAST_PERIOD = 32
 
 def settle(roots: Sequence[Expr], lane: int, over: frozenset[int]) -> tuple[tuple[Expr, ...], tuple[Affine, ...]]:
     """(roots as they are there, what is not negative there). Of two bounds the one that grows fastest along the lanes is taken,
-    a remainder is what is divided, a guard holds."""
+    a remainder is what is divided, or that less the divisor, whichever begins nearer to 0; a guard holds."""
     settler = Settler(lane, over)
     out = rewrite(tuple(roots), settler.change)
     return out, tuple(settler.bounds.values())
@@ -49,12 +49,15 @@ class Settler:
         return self.remainder(x, left, right) if x.op == "floormod" else self.extreme(x, left, right)
 
     def remainder(self, x: Expr, left: Affine, right: Affine) -> Expr:
-        small = right.terms or isinstance(right.offset, int) and right.offset < LEAST_PERIOD
-        if small or not _slope(left, self.lane):
+        small = not right.terms and isinstance(right.offset, int) and right.offset < LEAST_PERIOD
+        if small or self.lane in right.terms or not _slope(left, self.lane):
             return x
-        self.holds(left)
-        self.holds(right.plus(left, -1).plus(Affine(-1)))
-        return x.args[0]
+        one_less = left.plus(right, -1)
+        turned = isinstance(one_less.offset, int) and not (isinstance(left.offset, int) and abs(left.offset) <= abs(one_less.offset))
+        rest = one_less if turned else left
+        self.holds(rest)
+        self.holds(right.plus(rest, -1).plus(Affine(-1)))
+        return x.args[0] - x.args[1] if turned else x.args[0]
 
     def extreme(self, x: Expr, left: Affine, right: Affine) -> Expr:
         a, b = left.terms.get(self.lane, 0), right.terms.get(self.lane, 0)
