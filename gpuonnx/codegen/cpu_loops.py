@@ -85,6 +85,13 @@ class Loops(Strips):
         if axis == self.form.lane:
             self.strips(low, high, roots, body)
             return
+        if axis in self.form.few and axis not in self.ranges:
+            for k in range(self.form.few[axis]):
+                self.coordinates[axis] = self.i64(k)
+                with self.entered(roots):
+                    body()
+                self.coordinates.pop(axis)
+            return
         with self.b.loop(low, high, 1) as i:
             self.coordinates[axis] = i
             with self.entered(roots):

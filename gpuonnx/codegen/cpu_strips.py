@@ -69,7 +69,7 @@ class Strips(Values):
         for self.here in self.places:
             for bound in interior.bounds:
                 start, end = self.narrowed(bound, start, end)
-        scalar = self.gathering()
+        scalar = self.singly(interior)
         if not scalar:
             start = b.add(low, b.and_(b.add(b.sub(start, low), self.i64(self.full - 1)), self.i64(-self.full)))
         length = b.and_(b.sub(end, start), self.i64(-self.full))
@@ -89,11 +89,11 @@ class Strips(Values):
                 self.form, self.sure = form, sure
                 self.unroll = unrolled(self.all())
 
-    def gathering(self) -> bool:
-        """Whether lanes read here and there and are not folded: then a few single ones cost less than part of a vector."""
+    def singly(self, interior: Interior) -> bool:
+        """Whether single lanes cost less than part of a vector: where they read here and there, or are few, and are not folded."""
         f = self.form
         numbers = {e.value for e in postorder(tuple(self.all())) if e.op == "access"}
-        return not f.over and any(not self.same(t.index) and not t.from_data for k in numbers for t in f.accesses[k].terms)
+        return not f.over and (interior.nearly or any(not self.same(t.index) and not t.from_data for k in numbers for t in f.accesses[k].terms))
 
     @contextmanager
     def vectors_of(self, count: int) -> Iterator[None]:

@@ -5,6 +5,7 @@ Axes of size 1 are dropped; neighbours collapse where one is the other's continu
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,7 +21,7 @@ from gpuonnx.ir.scalar import FOLDS
 from gpuonnx.kernels.contract import Arg, Layout, Ref
 
 TASK_WORK, LEAST_CHUNK, PLAIN_SUM, TINY, TILE_LEAST = 1 << 15, 64, 512, 4, 8
-NEAR, UNIT = (-1, 2, 3, 4), -1
+NEAR, UNIT, FEW, BORDER = (-1, 2, 3, 4), -1, 5, 4
 
 
 def lanes_of_host() -> int:
@@ -64,10 +65,11 @@ class Bound:
 
 @dataclass(frozen=True)
 class Interior:
-    """The stages as they are where all bounds of the lanes hold."""
+    """The stages as they are where all bounds of the lanes hold. `nearly`: of the other lanes there are a few only."""
 
     stages: tuple[Any, ...]
     bounds: tuple[Bound, ...]
+    nearly: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ class Walk:
 class Form:
     """Structure only; sizes and strides are words. Loads are `access` expressions: value = number, args = terms' indices.
     `tile`: an axis along which loads are contiguous that the lanes' axis is not; square tiles of both are transposed.
-    `weave`: how many places the tile's axis has, where they lie in memory between the lanes. `clips`: bounds of the loops of a stage's folds."""
+    `weave`: how many places the tile's axis has, where they lie in memory between the lanes. `clips`: bounds
+    of the loops of a stage's folds. `few`: a folded axis that is no loop, and how long it is."""
 
     sizes: tuple[int, ...]
     over: tuple[int, ...]
@@ -100,6 +103,7 @@ class Form:
     weave: int = 0
     interior: Interior | None = None
     clips: dict[int, tuple[Bound, ...]] = field(default_factory=dict)
+    few: dict[int, int] = field(default_factory=dict)
 
     def key(self) -> tuple[Any, ...]:
         stages = self.stages if self.interior is None else (*self.stages, *self.interior.stages)
@@ -107,7 +111,7 @@ class Form:
                         for stage in stages)
         return (self.sizes, self.over, self.lane, actions, self.accesses, tuple(sorted(self.stores.items())),
                 tuple(sorted(self.inside.items())), tuple(sorted(self.words.items())), self.compensated, self.walk, self.tile, self.weave,
-                None if self.interior is None else self.interior.bounds, tuple(sorted(self.clips.items())))
+                None if self.interior is None else (self.interior.bounds, self.interior.nearly), tuple(sorted(self.clips.items())), tuple(self.few.items()))
 
     def bounds(self) -> list[Bound]:
         return [*(self.interior.bounds if self.interior is not None else ()), *(c for each in self.clips.values() for c in each)]
@@ -176,6 +180,17 @@ def _is(d: Dim, number: int) -> bool:
 
 def _small(d: Dim) -> bool:
     return isinstance(d, int) and d < TILE_LEAST
+
+
+def _border(bound: Affine, lane: int, size: Dim) -> float:
+    """How many lanes a bound leaves out, where that is a number."""
+    slope = bound.terms[lane]
+    left = -bound.offset if isinstance(slope, int) and slope > 0 else size - 1 - bound.offset
+    return max(left, 0) if len(bound.terms) == 1 and isinstance(left, int) and slope in (1, -1) else math.inf
+
+
+def _is_few(d: Dim) -> bool:
+    return isinstance(d, int) and 1 < d <= FEW
 
 
 def _same(a: Dim, b: Dim) -> bool:
@@ -370,10 +385,14 @@ class Arrangement:
                   for key in stores}
         form = Form(tuple(words.of(self.sizes[a]) for a in order), over, number.get(lane, -1), stages, accesses, stores, inside)
         form.tile = number.get(tile, -1)
+        last = max((a for a in order if a in nest.over and a != lane), default=-1)
+        if len(over) > 1 and _is_few(self.sizes[last]):
+            form.few = {number[last]: int(self.sizes[last])}
         form.weave = int(self.sizes[woven]) if woven >= 0 else 0
         form.clips = {s: tuple(self._bound(axis, b, number, fix) for axis, b in each) for s, each in clipped.items()}
         if settled:
-            form.interior = Interior(fixed(settled), tuple(self._bound(lane, b, number, fix) for b in bounds))
+            form.interior = Interior(fixed(settled), tuple(self._bound(lane, b, number, fix) for b in bounds),
+                                     all(_border(b, lane, self.sizes[lane]) <= BORDER for b in bounds))
         tasks = self._tasks(form, lane, tile)
         return form, tasks
 
