@@ -9,7 +9,7 @@ from gpuonnx.codegen.cpu_strips import Strips, unrolled
 from gpuonnx.codegen.nest import Access, Bound
 from gpuonnx.ir import graph as g
 from gpuonnx.ir import types
-from gpuonnx.ir.expr import Expr, postorder
+from gpuonnx.ir.expr import Expr
 from gpuonnx.ir.scalar import FOLDS
 
 PART = 1024
@@ -42,7 +42,7 @@ class Loops(Strips):
             with self.entered(self.all()):
                 if "blocks" in w:
                     low = b.mul(lane_task, w["lane_each"])
-                    self.tiles(tile, low, self.least(b.add(low, w["lane_each"]), self.size(f.lane)))
+                    self.tiles(tile, low, self.least(b.add(low, w["lane_each"]), self.size(f.lane)), self.body)
                 elif f.lane < 0 or f.lane in f.over:
                     self.body()
                 else:
@@ -51,7 +51,7 @@ class Loops(Strips):
                     if f.interior is None:
                         self.strips(low, high, self.all(), self.body)
                     else:
-                        self.parted(f.interior, low, high)
+                        self.parted(f.interior, low, high, self.body)
             counters.step()
         b.ret_void()
         return str(self.module)

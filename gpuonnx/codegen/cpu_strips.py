@@ -61,12 +61,13 @@ class Strips(Values):
                 body()
         self.places, self.here = outer, outer[0]
 
-    def parted(self, interior: Interior, low: Any, high: Any) -> None:
+    def parted(self, interior: Interior, low: Any, high: Any, body: Callable[[], None]) -> None:
         """Up to the interior of the lanes' axis masked vectors or single lanes, then whole vectors of its simpler stages, then
         again the former."""
         b, form, sure = self.b, self.form, self.sure
         start, end = low, high
-        for self.here in self.places:
+        for place in self.places:
+            self.here = place
             for bound in interior.bounds:
                 start, end = self.narrowed(bound, start, end)
         scalar = self.singly(interior)
@@ -79,13 +80,13 @@ class Strips(Values):
         with b.loop(self.i64(0), self.i64(2), 1) as turn:
             before = b.icmp_signed("==", turn, self.i64(0))
             with self.vectors_of(1 if scalar else self.full):
-                self.cut_off(b.select(before, low, end), b.select(before, start, high), self.all(), self.body)
+                self.cut_off(b.select(before, low, end), b.select(before, start, high), self.all(), body)
             with b.if_then(b.and_(before, some)):
                 self.form = replace(form, stages=interior.stages)
                 self.sure = sure_accesses(self.form)
                 self.unroll = unrolled(self.all())
                 with self.entered(self.all()):
-                    self.whole(start, end, self.all(), self.body)
+                    self.whole(start, end, self.all(), body)
                 self.form, self.sure = form, sure
                 self.unroll = unrolled(self.all())
 
@@ -119,7 +120,7 @@ class Strips(Values):
             return b.select(b.icmp_signed(">", first, low), first, low), high
         return low, self.least(b.add(places, self.i64(1)), high)
 
-    def tiles(self, first: Any, low: Any, high: Any) -> None:
+    def tiles(self, first: Any, low: Any, high: Any, body: Callable[[], None]) -> None:
         """Square tiles of the tile's axis from `first` and lanes from low to high; those that are cut off under masks."""
         b, w = self.b, self.full
         (outer,) = self.places
@@ -135,7 +136,7 @@ class Strips(Values):
                 self.group, self.cut = {}, None
                 self.places = [p.at(i, None) for p in places]
                 with self.entered(self.all()):
-                    self.body()
+                    body()
             with b.loop(whole, high, w) as i:
                 with self.lanes(w):
                     lanes, across = self.below(b.sub(high, i)), self.below(left)
@@ -143,7 +144,7 @@ class Strips(Values):
                     self.group, self.cut = {}, (across, lanes)
                     self.places = [p.at(i, b.and_(lanes, rows[u])) for u, p in enumerate(places)]
                 with self.entered(self.all()):
-                    self.body()
+                    body()
             self.places = places
         self.places, self.here = [outer], outer
 

@@ -56,7 +56,8 @@ class Values:
         f = self.form
         numbers = {*f.sizes, *f.words.values()}
         for a in (*f.accesses, *f.stores.values()):
-            numbers |= {a.pointer, a.offset, *(s[1] for s in a.strides if s not in (0, 1)), *(n for t in a.terms for n in (t.stride, t.size) if n != UNIT)}
+            numbers |= {a.pointer, a.offset, *(s[1] for s in a.strides if s not in (0, 1))}
+            numbers |= {n for t in a.terms for n in (t.stride, t.size) if n != UNIT}
             numbers |= {x.value for t in a.terms for x in t.index.walk() if x.op == "word"}
         for bound in f.bounds():
             numbers |= {bound.offset, *(n for _, n in bound.terms)}
@@ -235,7 +236,7 @@ class Values:
         """How many elements are from lane to lane where they are read by vectors that are shuffled, else 0. Parts of vectors only
         where the processor has masked loads."""
         from gpuonnx.kernels.cpu.lanes import SIZES
-        stride = 0 if self.here.lane is None else access.strides[self.form.lane]
+        stride: Any = 0 if self.here.lane is None else access.strides[self.form.lane]
         if stride in (0, 1) or len(stride) < 3:
             return 0
         return stride[2] if mask is None or SIZES[access.stored] >= 4 and self.b.features.get("avx") else 0

@@ -109,9 +109,10 @@ class Form:
         stages = self.stages if self.interior is None else (*self.stages, *self.interior.stages)
         actions = tuple(tuple(("fold", a.op, a.expr) if isinstance(a, g.Fold) else ("store", a.output, a.expr) for a in stage)
                         for stage in stages)
+        interior = None if self.interior is None else (self.interior.bounds, self.interior.nearly)
         return (self.sizes, self.over, self.lane, actions, self.accesses, tuple(sorted(self.stores.items())),
                 tuple(sorted(self.inside.items())), tuple(sorted(self.words.items())), self.compensated, self.walk, self.tile, self.weave,
-                None if self.interior is None else (self.interior.bounds, self.interior.nearly), tuple(sorted(self.clips.items())), tuple(self.few.items()))
+                interior, tuple(sorted(self.clips.items())), tuple(self.few.items()))
 
     def bounds(self) -> list[Bound]:
         return [*(self.interior.bounds if self.interior is not None else ()), *(c for each in self.clips.values() for c in each)]
@@ -187,10 +188,6 @@ def _border(bound: Affine, lane: int, size: Dim) -> float:
     slope = bound.terms[lane]
     left = -bound.offset if isinstance(slope, int) and slope > 0 else size - 1 - bound.offset
     return max(left, 0) if len(bound.terms) == 1 and isinstance(left, int) and slope in (1, -1) else math.inf
-
-
-def _is_few(d: Dim) -> bool:
-    return isinstance(d, int) and 1 < d <= FEW
 
 
 def _same(a: Dim, b: Dim) -> bool:
@@ -386,9 +383,11 @@ class Arrangement:
         form = Form(tuple(words.of(self.sizes[a]) for a in order), over, number.get(lane, -1), stages, accesses, stores, inside)
         form.tile = number.get(tile, -1)
         last = max((a for a in order if a in nest.over and a != lane), default=-1)
-        if len(over) > 1 and _is_few(self.sizes[last]):
-            form.few = {number[last]: int(self.sizes[last])}
-        form.weave = int(self.sizes[woven]) if woven >= 0 else 0
+        many = self.sizes.get(last)
+        if len(over) > 1 and isinstance(many, int) and 1 < many <= FEW:
+            form.few = {number[last]: many}
+        between = self.sizes.get(woven, 0)
+        form.weave = between if isinstance(between, int) else 0
         form.clips = {s: tuple(self._bound(axis, b, number, fix) for axis, b in each) for s, each in clipped.items()}
         if settled:
             form.interior = Interior(fixed(settled), tuple(self._bound(lane, b, number, fix) for b in bounds),

@@ -11,7 +11,7 @@ from gpuonnx.errors import ModelError, ShapeError
 from gpuonnx.ir import dims as d
 from gpuonnx.ir.build import Dim, Expr, Tensor, concat, constant, dim, full, product, size_scalar, sizes, tensor_map
 from gpuonnx.ir.expr import cast, const, guard
-from gpuonnx.ir.formula import absolute, both, equal, greater_equal, less, less_equal, maximum, minimum, select
+from gpuonnx.ir.formula import both, equal, greater_equal, less, less_equal, maximum, minimum, select
 from gpuonnx.ir.types import BY_ONNX, compute, of_numpy
 from gpuonnx.ops.registry import Const, Dims, op
 
