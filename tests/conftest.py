@@ -8,6 +8,7 @@ import signal
 import tempfile
 from functools import partial
 
+import numpy as np
 import on_devices
 import pytest
 
@@ -28,6 +29,19 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if _made and os.environ.get(CACHE_VARIABLE) == _made:
         del os.environ[CACHE_VARIABLE]
         shutil.rmtree(_made, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def unwritten_memory_holds_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Working memory of the CPU begins full of ones, which are NaN as floats: who reads what nobody wrote is found out."""
+    from gpuonnx.runtime import frame
+    room = frame.room
+
+    def poisoned(shape: tuple[int, ...], dtype: np.dtype, what: str) -> np.ndarray:
+        made = room(shape, dtype, what)
+        made.reshape(-1).view(np.uint8).fill(255)
+        return made
+    monkeypatch.setattr(frame, "room", poisoned)
 
 
 @pytest.fixture(params=on_devices.DEVICES)

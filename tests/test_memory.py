@@ -144,3 +144,9 @@ SUM = g.Fold("sum", X)
     pytest.param([(g.Store(0, (index(0), const(0, "ix")), X),)], (), id="one element for many")])
 def test_what_may_be_written_over(stages: list[tuple[g.Fold | g.Store, ...]], pairs: tuple[tuple[int, int], ...]) -> None:
     assert overwritable(rowwise(*stages)) == pairs
+
+
+def test_threads_that_share_a_row_write_over_nothing_that_others_fold() -> None:
+    stages = (SUM,), (g.Store(0, HERE, X * folded(0, 0, "f32")),)
+    assert overwritable(rowwise(*stages), in_turn=False) == ()
+    assert overwritable(rowwise((g.Store(0, HERE, X),)), in_turn=False) == ((0, 0),)

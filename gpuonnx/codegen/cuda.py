@@ -109,7 +109,7 @@ def build_node(node: Node, inputs: Sequence[Layout], outputs: Sequence[Layout], 
             return Build(tuple(_assemble(node, reads, writes[0])))
         case Nest() | Reduce() | Map() | View() | Copy():
             nest = as_nest(node, inputs)
-            in_place = tuple((Ref("in", k), o) for k, o in overwritable(nest))
+            in_place = tuple((Ref("in", k), o) for k, o in overwritable(nest, in_turn=False))
             return split_steps(nest, reads, writes) or Build((nest_step(nest, reads, writes),), in_place=in_place)
     raise UnsupportedOp(f"{type(node).__name__} has no CUDA form")
 

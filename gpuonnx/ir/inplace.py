@@ -12,10 +12,11 @@ def only_at(roots: Sequence[Expr], operand: int, indices: tuple[Expr, ...]) -> b
     return all(e.args == indices for e in postorder(tuple(roots)) if e.op == "load" and e.value == operand)
 
 
-def overwritable(nest: g.Nest) -> tuple[tuple[int, int], ...]:
+def overwritable(nest: g.Nest, in_turn: bool = True) -> tuple[tuple[int, int], ...]:
     """(input, output) pairs that may be one memory if both lie alike in it. An output is stored once in all, one element for
     each index of all ranges; the input is read at that element's index only, by earlier stages, by folds of the same one or by
-    the store itself. Instances and lanes never read each other's elements then, in whatever order they run."""
+    the store itself. Instances and lanes never read each other's elements then, in whatever order they run. in_turn: whether the
+    stages of an instance run one after another; where threads share it, each at its own pace, only the store may read."""
     stores = [(s, a) for s, stage in enumerate(nest.stages) for a in stage if isinstance(a, g.Store)]
     found = []
     for stage, store in stores:
@@ -24,16 +25,22 @@ def overwritable(nest: g.Nest) -> tuple[tuple[int, int], ...]:
         if not alone or len(axes) != len(store.indices) or sorted(axes) != list(range(len(nest.ranges))):
             continue
         for k in range(len(nest.inputs)):
-            if all(_before(nest, k, s, a, stage, store) for s, actions in enumerate(nest.stages) for a in actions):
+            if all(_before(k, s, a, stage, store, in_turn) for s, actions in enumerate(nest.stages) for a in actions):
                 found.append((k, store.output))
     return tuple(found)
 
 
-def _before(nest: g.Nest, operand: int, s: int, action: g.Fold | g.Store, stage: int, store: g.Store) -> bool:
+def _before(operand: int, s: int, action: g.Fold | g.Store, stage: int, store: g.Store, in_turn: bool) -> bool:
     """Whether this action of stage s has read what it reads of the operand before the store, of `stage`, writes there."""
-    roots = (action.expr, *(action.indices if isinstance(action, g.Store) else ()))
-    reads = any(e.op == "load" and e.value == operand for e in postorder(roots))
-    if not reads:
+    if not _reads(action, operand):
         return True
-    early = s < stage or s == stage and (isinstance(action, g.Fold) or action is store)
-    return early and only_at(roots, operand, store.indices)
+    early = action is store or in_turn and (s < stage or s == stage and isinstance(action, g.Fold))
+    return early and only_at(_roots(action), operand, store.indices)
+
+
+def _roots(action: g.Fold | g.Store) -> tuple[Expr, ...]:
+    return (action.expr, *(action.indices if isinstance(action, g.Store) else ()))
+
+
+def _reads(action: g.Fold | g.Store, operand: int) -> bool:
+    return any(e.op == "load" and e.value == operand for e in postorder(_roots(action)))

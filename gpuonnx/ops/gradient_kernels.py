@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from gpuonnx.ir import graph as g
 from gpuonnx.ir.build import Tensor, builder, call, full, size_scalar, tensor_map, tensor_reduce, tensor_scatter
-from gpuonnx.ir.dims import dmax
+from gpuonnx.ir.dims import dmax, dmin
 from gpuonnx.ir.expr import Expr, cast, const, dim, guard
 from gpuonnx.ir.formula import either, equal, less, less_equal, maximum, minimum, select
 from gpuonnx.ops.gradient import Adjoint, derivative, reverse
@@ -69,7 +69,7 @@ def of_fft(node: g.Call, outs: Sequence[Adjoint]) -> Sequence[Adjoint]:
         factor = size_scalar(count, out.dtype)
         return [back / factor if inverse else back * factor]
     count = out.shape[1]
-    spectrum = fourier(out, x.dims[1], False)
+    spectrum = resized(fourier(out, dmin(x.dims[1], count), False), x.dims[1])
 
     def weighted(*i: Expr) -> Expr:
         once = either(equal(i[1], dim(0)), equal(i[1] * 2, dim(count)))
