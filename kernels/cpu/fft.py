@@ -21,6 +21,7 @@ TYPES = ("f32", "f64")
 MOST_TASKS = 16
 PLAN_WORDS = 80
 MOST_TOGETHER = 4096
+STACK = 1 << 19
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ def supports(call: Spec) -> str | None:
 
 
 def build(call: Spec) -> Build:
-    """A task's room is two arrays of complex numbers, each of two planes: of one row, or of a row a lane where that takes little."""
+    """A task's room, on its stack where that does, is two arrays of complex numbers, each of two planes: of one row, or, where that takes
+    little, of a row a lane."""
     from gpuonnx.kernels.cpu.micro import lanes_of
     x, y = call.inputs[0], call.outputs[0]
     assert x is not None
@@ -47,12 +49,14 @@ def build(call: Spec) -> Build:
     points = d.dmax(y.shape[1] if hermitian else x.shape[1], 0)
     length = d.floordiv(points * 5, 2) + 16
     plane = d.dmax(lanes * d.dmin(length, MOST_TOGETHER), length * 2) + 4 * lanes
+    room = plane * 4 * unit
+    far = d.lt(STACK, room)
     rows = x.shape[0] * x.shape[2]
     tasks = d.dmin(rows, MOST_TASKS)
     args: dict[str, Arg] = {
         "x": Ref("in", 0), "y": Ref("out", 0), "plan": Ref("work", 0), "table": Ref("work", 1), "room": Ref("work", 2), "rows": rows,
         "points": points, "have": x.shape[1], "kept": y.shape[1], "inner": x.shape[2], "tasks": tasks, "inverse": call.attrs["inverse"],
-        "hermitian": hermitian, "x.parts": x.shape[3], "y.parts": y.shape[3], "plane": plane * unit,
+        "hermitian": hermitian, "x.parts": x.shape[3], "y.parts": y.shape[3], "plane": plane * unit, "far": far,
         **{f"{name}.{axis}": step for name, layout in (("x", x), ("y", y)) for axis, step in zip("akcp", layout.strides, strict=True)}}
     form = Form(x.dtype, work, (*args, "planned"))
 
@@ -61,4 +65,4 @@ def build(call: Spec) -> Build:
         return Fourier(form).text(symbol)
     kernel = Kernel("fft", (form,), "llvm", make)
     steps = tuple(Step(kernel, (*args.values(), planned), count) for planned, count in ((0, 1), (1, tasks)))
-    return Build(steps, (PLAN_WORDS * 8, (length * 4 + points * 2) * unit, d.dmax(tasks, 1) * plane * 4 * unit))
+    return Build(steps, (PLAN_WORDS * 8, (length * 4 + points * 2) * unit, d.select(far, d.dmax(tasks, 1), 1) * room))

@@ -142,7 +142,9 @@ class Code(Lanes):
 
     def carry(self, start: Any, stop: Any, step: int, values: list[Any], body: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
         """A counted loop that carries values: `body(i, values)` gives the next ones; returns the last."""
-        return self.during([start, *values], lambda v: self.icmp_signed("<", v[0], stop), lambda v: [self.add(v[0], I64(step)), *body(v[0], v[1:])])[1:]
+        def following(v: list[Any]) -> list[Any]:
+            return [self.add(v[0], I64(step)), *body(v[0], v[1:])]
+        return self.during([start, *values], lambda v: self.icmp_signed("<", v[0], stop), following)[1:]
 
     def during(self, values: list[Any], holds: Callable[[list[Any]], Any], body: Callable[[list[Any]], list[Any]]) -> list[Any]:
         """A loop that carries values: while `holds(values)`, `body(values)` gives the next ones; returns the last."""
