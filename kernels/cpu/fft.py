@@ -48,7 +48,7 @@ def build(call: Spec) -> Build:
     unit, lanes = size(work), lanes_of(work)
     points = d.dmax(y.shape[1] if hermitian else x.shape[1], 0)
     length = d.floordiv(points * 5, 2) + 16
-    plane = d.dmax(lanes * d.dmin(length, MOST_TOGETHER), length * 2) + 4 * lanes
+    plane = d.dmax(lanes * d.dmin(length, MOST_TOGETHER), length * 2) + lanes * lanes
     room = plane * 4 * unit
     far = d.lt(STACK, room)
     rows = x.shape[0] * x.shape[2]

@@ -84,14 +84,13 @@ class Planner(Transform):
         n, scale = b.word("points"), b.fdiv(DOUBLE(1.0), b.sitofp(m, DOUBLE))
         room = Planes(b, self.work, b.address(b.word("room")), b.word("plane"))
         self.clear(b, room, I64(0), m)
-        with b.counted(n) as k:
-            for part in (I64(0), I64(1)):
-                value = b.load(b.shifted(chirp.moved(k).start, b.mul(part, chirp.apart)), typ=STORED[self.work], align=self.unit)
-                value = value if self.work == "f64" else b.fpext(value, DOUBLE)
-                value = b.fmul(value, scale)
-                value = value if self.work == "f64" else b.fptrunc(value, STORED[self.work])
-                for place in (k, b.urem(b.sub(m, k), m)):
-                    b.store(value, b.shifted(room.moved(place).start, b.mul(part, room.apart)), align=self.unit)
+        with b.loop(I64(0), n, self.width) as k:
+            value = Complex(b, *(b.convert(part, self.work, "f64") for part in chirp.moved(k).read().parts())).by(b.splat(scale))
+            room.moved(k).write(Complex(b, *(b.convert(part, "f64", self.work) for part in value.parts())), b.lanes_below(b.sub(n, k)))
+        with b.loop(I64(1), n, 1) as k:
+            for part in (I64(0), room.apart):
+                here, there = (b.shifted(room.moved(at).start, part) for at in (k, b.sub(m, k)))
+                b.store(b.load(here, typ=STORED[self.work], align=self.unit), there, align=self.unit)
         found = b.array(PTR, 2)
         b.call(self.transform, [b.args, room.start, room.moved(I64(2), room.apart).start, room.apart, I64(0), found])
         result = Planes(b, self.work, b.load(found, typ=PTR), room.apart)

@@ -94,15 +94,18 @@ class Transform(Passes):
         return b.mul(b.add(b.mul(b.sub(p, I64(1)), ido), b.select(known, I64(0), p)), I64(2))
 
     def render_fold(self) -> Any:
-        """void fold(args, source, target, apart, l1, rest): [l1, rest] -> [l1 / lanes, rest, lanes]; lanes too many repeat the last."""
+        """void fold(args, source, target, apart, l1, rest): [l1, rest] -> [l1 / lanes, rest, lanes]; lanes too many repeat the last. A block
+        may pass its end, where the next one begins."""
         b, function, (source, target, apart, l1, rest) = self.function("fold", [PTR, PTR, I64, I64, I64])
-        x, y = (Planes(b, self.work, start, apart) for start in (source, target))
-        last = b.splat(b.sub(l1, I64(1)))
+        x, y, wide = Planes(b, self.work, source, apart), Planes(b, self.work, target, apart), I64(self.width)
         with b.counted(self.blocks(b, l1)) as block:
-            line = b.add(b.splat(b.mul(block, I64(self.width))), b.iota("i64"))
-            lines = b.mul(b.select(b.icmp_signed("<", line, last), line, last), b.splat(rest))
-            with b.counted(rest) as i:
-                y.moved(b.mul(b.add(b.mul(block, rest), i), I64(self.width))).write(x.moved(i).gathered(lines))
+            first = b.mul(block, wide)
+            lines = [x.moved(b.mul(b.least(b.add(first, I64(k)), b.sub(l1, I64(1))), rest)) for k in range(self.width)]
+            with b.counted(rest, self.width) as i:
+                columns = [line.moved(i).read().parts() for line in lines]
+                out = y.moved(b.add(b.mul(first, rest), b.mul(i, wide)))
+                for k, parts in enumerate(zip(*map(b.transpose, map(list, zip(*columns, strict=True))), strict=True)):
+                    out.moved(I64(k * self.width)).write(Complex(b, *parts))
         b.ret_void()
         return function
 
