@@ -82,6 +82,7 @@ def eight(real: Constant, x: Sequence[Complex]) -> list[Complex]:
 
 BUTTERFLIES = {8: eight, 4: four, 2: two, 3: three, 5: five}
 ANY = 0
+ZERO = I64(0)
 
 
 class Planes:
@@ -115,32 +116,25 @@ class Planes:
 
 
 class Step:
-    """A vector of one k: its first i at the head of source and target, whose points are `line` and `step` bytes apart."""
+    """A vector of one k. source, target: at its first i, their points `line` and `step` bytes apart. roots: of result 1 at that i; None where
+    all roots are 1. first: the mask of i = 0 where lanes are i; where they are not, None, and they share a root."""
 
-    def __init__(self, b: Code, source: Planes, target: Planes, line: Any, step: Any) -> None:
-        self.b, self.source, self.target, self.line, self.step = b, source, target, line, step
-
-    def turned_by(self, roots: Planes, ido: Any, i: Any, lanes: bool) -> Step:
-        """With the roots of a pass: one for all lanes, or a vector."""
-        self.roots, self.ido, self.lanes = roots.moved(i), ido, lanes
-        self.plain = None if lanes else self.b.icmp_signed("==", self.b.add(self.b.splat(i), self.b.iota("i64")), self.b.const(0, "i64"))
-        return self
-
-    roots: Planes | None = None
+    def __init__(self, b: Code, source: Planes, target: Planes, line: Any, step: Any, roots: Planes | None, first: Any) -> None:
+        self.b, self.source, self.target, self.line, self.step, self.roots, self.first = b, source, target, line, step, roots, first
 
     def point(self, j: Any) -> Complex:
         return self.source.moved(j, self.line).read()
 
     def put(self, j: Any, value: Complex) -> None:
         """Result j times the conjugate of its root, which is 1 for i = 0."""
-        if self.roots is not None and j is not NONE:
-            root = self.roots.moved(self.b.mul(self.b.sub(j, I64(1)), I64(2)), self.b.mul(self.ido, I64(size(self.source.work))))
-            turned = value.by_conjugate(root.repeated() if self.lanes else root.read())
-            value = turned if self.plain is None else value.where(self.plain, turned)
+        if self.roots is not None and j is not ZERO:
+            root = self.roots.moved(self.b.mul(self.b.sub(j, I64(1)), I64(2)), self.roots.apart)
+            turned = value.by_conjugate(root.repeated() if self.first is None else root.read())
+            value = turned if self.first is None else value.where(self.first, turned)
         self.target.moved(j, self.step).write(value)
 
     def written_out(self, factor: int) -> None:
-        numbers = [NONE, *map(I64, range(1, factor))]
+        numbers = [ZERO, *map(I64, range(1, factor))]
         results = BUTTERFLIES[factor](lambda v: self.b.const(v, self.source.work), [self.point(j) for j in numbers])
         for j, value in zip(numbers, results, strict=True):
             self.put(j, value)
@@ -148,7 +142,7 @@ class Step:
     def any_odd(self, p: Any, units: Planes) -> None:
         """Points j and p - j go in as sum and difference; `units`: the p roots of 1."""
         b, half = self.b, self.b.lshr(self.b.add(p, I64(1)), I64(1))
-        first = self.point(NONE)
+        first = self.point(ZERO)
 
         def pair(j: Any) -> tuple[Complex, Complex]:
             near, far = self.point(j), self.point(b.sub(p, j))
@@ -156,7 +150,7 @@ class Step:
 
         def summed(j: Any, total: list[Any]) -> list[Any]:
             return list((Complex(b, *total) + pair(j)[0]).parts())
-        self.put(NONE, Complex(b, *b.carry(I64(1), half, 1, list(first.parts()), summed)))
+        self.put(ZERO, Complex(b, *b.carry(I64(1), half, 1, list(first.parts()), summed)))
         zero = b.const(0.0, self.source.work)
         with b.loop(I64(1), half, 1) as m:
             def turn(j: Any, carried: list[Any], m: Any = m) -> list[Any]:
@@ -171,9 +165,6 @@ class Step:
             even, odd = Complex(b, *sums[:2]), Complex(b, *sums[2:])
             self.put(m, even + odd)
             self.put(b.sub(p, m), even - odd)
-
-
-NONE = I64(0)
 
 
 class Passes:
@@ -199,15 +190,16 @@ class Passes:
         with b.counted(l1) as k:
             x, y = Planes(b, self.work, source, apart).moved(b.mul(k, p), line), Planes(b, self.work, target, apart).moved(k, line)
 
-            def at(i: Any) -> Step:
-                return Step(b, x.moved(i, cell), y.moved(i, cell), line, b.mul(line, l1))
-
-            def run(step: Step) -> None:
+            def run(i: Any, table: Planes | None, first: Any) -> None:
+                step = Step(b, x.moved(i, cell), y.moved(i, cell), line, b.mul(line, l1), table and table.moved(i), first)
                 step.written_out(factor) if factor else step.any_odd(p, units)
             if lanes:
-                run(at(NONE))
-            with b.loop(I64(int(lanes)), ido, 1 if lanes else self.width) as i:
-                i = i if lanes else b.least(i, b.sub(ido, I64(self.width)))
-                run(at(i).turned_by(table, ido, i, lanes))
+                run(ZERO, None, None)
+                with b.loop(I64(1), ido, 1) as i:
+                    run(i, table, None)
+            else:
+                with b.loop(ZERO, ido, self.width) as i:
+                    i = b.least(i, b.sub(ido, I64(self.width)))
+                    run(i, table, b.icmp_signed("==", b.add(b.splat(i), b.iota("i64")), b.const(0, "i64")))
         b.ret_void()
         return function
