@@ -9,7 +9,6 @@ import pytest
 from op_runner import node_model
 
 import gpuonnx
-from gpuonnx.kernels.cpu.fft import padded
 
 RNG = np.random.default_rng(8)
 LENGTHS = [*range(1, 34), 49, 64, 77, 100, 121, 125, 127, 128, 169, 210, 243, 256, 300, 343, 1000, 1021, 1024, 2042, 4096, 44100]
@@ -47,13 +46,42 @@ def close(ours: np.ndarray, exact: np.ndarray, dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_every_kind_of_length(dtype: str) -> None:
-    """Factors with a pass of their own, other primes, those that become a convolution; no length compiles anything."""
-    assert {bool(padded(n)) for n in LENGTHS} == {True, False}
+    """Factors with a pass of their own, other primes, those that become a convolution (127, 1021, 2042); no length compiles anything."""
+
+    transformed(signal(dtype, 2, 4, 1, 2))
+    variants = session(dtype, 2, False).stats.variants
     for n in LENGTHS:
         x = signal(dtype, 2, n, 1, 2)
         close(transformed(x), np.fft.fft(complex_of(x), axis=1), dtype)
         close(transformed(x, inverse=1), np.fft.ifft(complex_of(x), axis=1), dtype)
-    assert session(dtype, 2, False).stats.variants == 1
+    assert session(dtype, 2, False).stats.variants == variants
+
+
+@pytest.mark.parametrize("inverse", [0, 1])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_row_does_not_depend_on_those_beside_it(dtype: str, inverse: int) -> None:
+    """Alone a row is cut into vectors, among others it is a lane; beyond some length it is always alone."""
+    for n in (1, 3, 8, 30, 64, 243, 400, 1021, 4000, 4100, 9261):
+        x = signal(dtype, 11, n, 1, 2)
+        together = transformed(x, inverse=inverse)
+        for k in (0, 7, 8, 10):
+            np.testing.assert_array_equal(together[k:k + 1], transformed(x[k:k + 1], inverse=inverse))
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_rows_that_lie_in_any_way(parts: int) -> None:
+    """Rows whose points, whose numbers, or neither stand side by side, in groups that are not whole."""
+    for shape in ((13, 50, 1), (1, 50, 13), (3, 50, 5), (5, 37, 2)):
+        x = signal("float64", *shape, parts)
+        close(transformed(x), np.fft.fft(complex_of(x), axis=1), "float64")
+        close(transformed(x, onesided=1), np.fft.fft(complex_of(x), axis=1)[:, :shape[1] // 2 + 1], "float64")
+        if parts == 2:
+            close(transformed(x, 72, onesided=1, inverse=1), np.fft.irfft(complex_of(x), 72, axis=1), "float64")
+
+
+def test_nothing_to_transform() -> None:
+    assert transformed(signal("float64", 2, 6, 3, 2), 0).shape == (2, 0, 3)
+    assert transformed(signal("float64", 2, 6, 0, 2)).shape == (2, 6, 0)
 
 
 @pytest.mark.parametrize("n", [1, 12, 97, 1021])

@@ -23,11 +23,11 @@ def fourier(x: Tensor, bins: Dim, inverse: bool, parts: Dim = 2, hermitian: bool
 
 
 def checked(x: Tensor) -> Tensor:
-    """The last axis is 1 (real) or 2 (real, imaginary)."""
+    """The last axis is 1 (real) or 2 (real, imaginary), which it has as a number then."""
     last = builder().ask(x.shape[-1])
     if last not in (1, 2):
         raise ModelError(f"{builder().origin}: the last axis has {last} elements; it must be 1 (real) or 2 (complex)")
-    return x
+    return x.slice(-1, 0, last)
 
 
 def resized(t: Tensor, length: Dim) -> Tensor:
@@ -40,7 +40,8 @@ def resized(t: Tensor, length: Dim) -> Tensor:
 
 
 def dft(x: Tensor, dft_length: Dims | None, axis: int, inverse: int, onesided: int) -> Tensor:
-    axis = checked(x).axis(axis)
+    x = checked(x)
+    axis = x.axis(axis)
     if axis == x.rank - 1:
         raise ModelError(f"{builder().origin}: axis {axis} holds real and imaginary parts")
     before, after = tuple(x.shape[:axis]), tuple(x.shape[axis + 1:-1])
@@ -66,18 +67,18 @@ def dft_17(x: Tensor, dft_length: Dims | None = None, *, axis: int = 1, inverse:
 @op("STFT", since=17)
 def stft(signal: Tensor, frame_step: Dims, window: Tensor | None = None, frame_length: Dims | None = None, *, onesided: int = 1) -> Tensor:
     """Frames every `frame_step` samples, weighted by the window, each transformed."""
-    x = signal if signal.rank == 3 else signal.unsqueeze([signal.rank])
+    x = checked(signal if signal.rank == 3 else signal.unsqueeze([signal.rank]))
     step = frame_step[0]
     length: Dim = frame_length[0] if frame_length else window.shape[0] if window is not None else x.shape[1]
     frames = d.floordiv(x.shape[1] - length, step) + 1
-    last = checked(x).shape[2]
 
-    def element(b: Expr, n: Expr, f: Expr, part: Expr) -> Expr:
+    def element(b: Expr, f: Expr, n: Expr, part: Expr) -> Expr:
         value = x.at(b, f * dim(step) + n, part)
         return value if window is None else value * cast(window.at(n), value.dtype)
-    cut = tensor_map((x.shape[0], length, frames, last), x.dtype, element)
-    y = fourier(cut, d.floordiv(length, 2) + 1 if onesided else length, False)
-    return y.transpose([0, 2, 1, 3])
+    cut = tensor_map((x.shape[0], frames, length, x.shape[2]), x.dtype, element)
+    bins = d.floordiv(length, 2) + 1 if onesided else length
+    y = fourier(cut.reshape(x.shape[0] * frames, length, 1, x.shape[2]), bins, False)
+    return y.reshape(x.shape[0], frames, bins, 2)
 
 
 def cosine_window(size: Dims, output_datatype: int, periodic: int, terms: tuple[float, ...]) -> Tensor:

@@ -11,17 +11,26 @@ A length with a large prime factor becomes a convolution (Bluestein, 1970).
 """
 from __future__ import annotations
 
-from functools import partial
-from importlib import import_module
+from dataclasses import dataclass
 
 from gpuonnx.ir import dims as d
-from gpuonnx.ir.dims import Dim
 from gpuonnx.ir.types import size
-from gpuonnx.kernels.contract import Build, Kernel, Ref, Spec, Step
+from gpuonnx.kernels.contract import Arg, Build, Kernel, Ref, Spec, Step
 
 TYPES = ("f32", "f64")
 MOST_TASKS = 16
 PLAN_WORDS = 80
+MOST_TOGETHER = 4096
+STACK = 1 << 19
+
+
+@dataclass(frozen=True)
+class Form:
+    """What is compiled in: the type of x and y, that of all numbers in between, the words of `args`."""
+
+    dtype: str
+    work: str
+    names: tuple[str, ...]
 
 
 def supports(call: Spec) -> str | None:
@@ -29,46 +38,31 @@ def supports(call: Spec) -> str | None:
     return None if x is not None and x.dtype in TYPES else "Fourier transforms compute in float32 or float64"
 
 
-def cost(n: int) -> int:
-    """About how many operations the factors of n take."""
-    total, p, rest = 0, 2, n
-    while p * p <= rest:
-        while rest % p == 0:
-            total, rest = total + (p if p <= 5 else p + p // 8), rest // p
-        p += 1
-    return (total + rest + rest // 8) * n
-
-
-def padded(n: int) -> int:
-    """The length of the convolution that does for `n` points, at most 5 / 2 of it; 0 where their own factors are cheaper."""
-    if n < 50:
-        return 0
-    best = 0
-    for first in (1, 3, 5, 9, 15):
-        m = first
-        while m < 2 * n - 1:
-            m *= 2
-        best = m if best == 0 or m < best else best
-    return best if 3 * cost(best) < cost(n) else 0
-
-
 def build(call: Spec) -> Build:
+    """A task's room, on its stack where that does, is two arrays of complex numbers, each of two planes: of one row, or, where that takes
+    little, of a row a lane."""
+    from gpuonnx.kernels.cpu.micro import lanes_of
     x, y = call.inputs[0], call.outputs[0]
     assert x is not None
     hermitian, work = int(bool(call.attrs.get("hermitian", 0))), x.dtype if call.attrs["inverse"] else "f64"
-    unit = size(work)
-    points = y.shape[1] if hermitian else x.shape[1]
-    length: Dim = (padded(points) or points) if isinstance(points, int) else d.floordiv(points * 5, 2) + 16
+    unit, lanes = size(work), lanes_of(work)
+    points = d.dmax(y.shape[1] if hermitian else x.shape[1], 0)
+    length = d.floordiv(points * 5, 2) + 16
+    plane = d.dmax(lanes * d.dmin(length, MOST_TOGETHER), length * 2) + lanes * lanes
+    room = plane * 4 * unit
+    far = d.lt(STACK, room)
     rows = x.shape[0] * x.shape[2]
     tasks = d.dmin(rows, MOST_TASKS)
-    plan = Kernel("fft_plan", (work,), "numba", partial(_code, "planner", (work,)))
-    run = Kernel("fft", (x.dtype, work), "numba", partial(_code, "kernel", (x.dtype, work)))
-    table, room = length * 4 + points * 2 + 8, length * 4 + 256
-    args = (Ref("in", 0), Ref("out", 0), Ref("work", 0), Ref("work", 1), Ref("work", 2), rows, points, x.shape[1], y.shape[1], x.shape[2],
-            *x.strides, *y.strides, tasks, call.attrs["inverse"], hermitian, x.shape[3], y.shape[3], room * unit, unit)
-    steps = (Step(plan, (Ref("work", 0), Ref("work", 1), Ref("work", 2), points, unit), 1), Step(run, args, tasks))
-    return Build(steps, (PLAN_WORDS * 8, table * unit, d.dmax(tasks, 1) * room * unit))
+    args: dict[str, Arg] = {
+        "x": Ref("in", 0), "y": Ref("out", 0), "plan": Ref("work", 0), "table": Ref("work", 1), "room": Ref("work", 2), "rows": rows,
+        "points": points, "have": x.shape[1], "kept": y.shape[1], "inner": x.shape[2], "tasks": tasks, "inverse": call.attrs["inverse"],
+        "hermitian": hermitian, "x.parts": x.shape[3], "y.parts": y.shape[3], "plane": plane * unit, "far": far,
+        **{f"{name}.{axis}": step for name, layout in (("x", x), ("y", y)) for axis, step in zip("akcp", layout.strides, strict=True)}}
+    form = Form(x.dtype, work, (*args, "planned"))
 
-
-def _code(name: str, types: tuple[str, ...], symbol: str) -> object:
-    return getattr(import_module("gpuonnx.kernels.cpu.fft_code"), name)(*types)
+    def make(symbol: str) -> str:
+        from gpuonnx.kernels.cpu.fft_code import Fourier
+        return Fourier(form).text(symbol)
+    kernel = Kernel("fft", (form,), "llvm", make)
+    steps = tuple(Step(kernel, (*args.values(), planned), count) for planned, count in ((0, 1), (1, tasks)))
+    return Build(steps, (PLAN_WORDS * 8, (length * 4 + points * 2) * unit, d.select(far, d.dmax(tasks, 1), 1) * room))

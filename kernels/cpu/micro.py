@@ -142,16 +142,21 @@ class Code(Lanes):
 
     def carry(self, start: Any, stop: Any, step: int, values: list[Any], body: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
         """A counted loop that carries values: `body(i, values)` gives the next ones; returns the last."""
+        def following(v: list[Any]) -> list[Any]:
+            return [self.add(v[0], I64(step)), *body(v[0], v[1:])]
+        return self.during([start, *values], lambda v: self.icmp_signed("<", v[0], stop), following)[1:]
+
+    def during(self, values: list[Any], holds: Callable[[list[Any]], Any], body: Callable[[list[Any]], list[Any]]) -> list[Any]:
+        """A loop that carries values: while `holds(values)`, `body(values)` gives the next ones; returns the last."""
         before = self.block
         head, inside, after = (self.append_basic_block(n) for n in ("head", "body", "after"))
         self.branch(head)
         self.position_at_end(head)
-        i = self.phi(I64)
         phis = [self.phi(v.type) for v in values]
-        self.cbranch(self.icmp_signed("<", i, stop), inside, after)
+        self.cbranch(holds(phis), inside, after)
         self.position_at_end(inside)
-        following = [self.add(i, I64(step)), *body(i, phis)]
-        for phi, first, later in zip((i, *phis), (start, *values), following, strict=True):
+        following = body(phis)
+        for phi, first, later in zip(phis, values, following, strict=True):
             phi.add_incoming(first, before)
             phi.add_incoming(later, self.block)
         self.branch(head)
