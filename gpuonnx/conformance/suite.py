@@ -136,8 +136,12 @@ def _compare_arrays(want: np.ndarray, got: np.ndarray, rtol: float, atol: float,
     np.testing.assert_allclose(got, want, rtol=rtol, atol=atol, err_msg=f"output {number}")
 
 
+BY_CHANCE = "by chance: "
+
+
 def known_failures(path: str | os.PathLike[str]) -> dict[str, str]:
-    """`id | reason` lines as a mapping; # begins a comment."""
+    """`id | reason` lines as a mapping; # begins a comment. A reason that begins with BY_CHANCE: the case draws anew at each run,
+    and may meet what is expected."""
     found = {}
     for line in Path(path).read_text().splitlines():
         if line.strip() and not line.startswith("#"):
