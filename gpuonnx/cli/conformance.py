@@ -24,7 +24,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-j", "--jobs", type=positive, default=1, metavar="N", help="processes side by side (default: 1)")
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads of each process (default: 1)")
     parser.add_argument("--timeout", type=float, default=120.0, metavar="S", help="seconds after which a case hangs (default: 120)")
-    parser.add_argument("--known", metavar="FILE", help="failures that are known, `id | reason` a line: others fail the run, so does one that should not pass")
+    parser.add_argument("--known", metavar="FILE", help="failures that are known, `id | reason` a line: others fail the run, so do mended ones")
     parser.add_argument("--update", action="store_true", help="write the failures found to the file of --known; reasons there are kept")
     parser.add_argument("--reasons", action="store_true", help="failures gathered by reason")
     parser.add_argument("--placement", action="store_true", help="a table of the operators: cases that ran on the device, on the host and why")
