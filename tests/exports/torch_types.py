@@ -58,11 +58,6 @@ def resnet_bfloat() -> Made:
     return in_type(torch_images.resnet(), torch.bfloat16)
 
 
-@network(exporters=("dynamo",), **BRAIN)
-def llama_bfloat() -> Made:
-    return in_type(torch_attention.llama_cached(), torch.bfloat16)
-
-
 @network(**BRAIN)
 def mlp_bfloat() -> Made:
     return in_type((nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.LayerNorm(16), nn.Linear(16, 4), nn.Softmax(-1)), [t(3, 8), t(5, 8)]), torch.bfloat16)
