@@ -51,15 +51,16 @@ def test_live_buffers_do_not_overlap(plan: tuple[list[Buffer], dict[str, int], d
     buffers, expected, actual = plan
     slots = assign(buffers, lambda size: int(evaluate([size], expected)[0]))
     bytes_of = starts(slots, actual)
+    places = [bytes_of[b.slot] for b in buffers if b.slot is not None]
     for i, a in enumerate(buffers):
         assert a.slot is not None and a.slot.arena == (a.side, a.epoch)
         assert evaluate([a.slot.size], actual)[0] >= evaluate([a.size], actual)[0]
-        for b in buffers[:i]:
+        for k, b in enumerate(buffers[:i]):
             if (a.side, a.epoch) != (b.side, b.epoch) or not (a.first <= b.last and b.first <= a.last):
                 continue
             first, second = sorted((a, b), key=lambda x: x.first)
             handed_over = first in second.over and first.last == second.first and first.slot is second.slot
-            (low, high), (other_low, other_high) = bytes_of[a.slot], bytes_of[b.slot]  # type: ignore[index]
+            (low, high), (other_low, other_high) = places[i], places[k]
             assert handed_over or high <= other_low or other_high <= low
 
 

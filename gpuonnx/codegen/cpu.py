@@ -1,7 +1,7 @@
 """The CPU's renderer of loop nests: Map, Reduce, Nest, Copy, Prefix and Scatter as vector LLVM IR."""
 from __future__ import annotations
 
-from gpuonnx.codegen.nest import Form, Walk, arrange, as_nest, roots
+from gpuonnx.codegen.nest import Form, Walk, arrange, as_nest
 from gpuonnx.codegen.nest_keep import keep
 from gpuonnx.ir import graph as g
 from gpuonnx.ir import types
@@ -37,7 +37,7 @@ def _exprs(node: g.Node) -> tuple[Expr, ...]:
         return (node.expr,)
     if isinstance(node, g.Scatter):
         return (node.expr, *node.index)
-    return tuple(roots(as_nest(node)))
+    return as_nest(node).roots
 
 
 def build(node: g.Node, inputs: tuple[Layout, ...], outputs: tuple[Layout, ...]) -> Build:

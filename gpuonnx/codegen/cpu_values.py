@@ -7,6 +7,7 @@ from typing import Any
 
 from gpuonnx.codegen.cpu_places import Address, Place, Scope
 from gpuonnx.codegen.nest import UNIT, Access, Form, Term, lanes_of_host
+from gpuonnx.ir.affine import affine
 from gpuonnx.ir.expr import Expr, postorder, reached, sure
 from gpuonnx.kernels.contract import CTX_CODE, CTX_LIMIT, CTX_VALUE, ERROR_INDEX
 
@@ -339,18 +340,9 @@ class Values:
 
     def _slope(self, e: Expr) -> int | None:
         """What an index grows by from lane to lane, where that is a number."""
-        if self.same(e):
-            return 0
-        slopes = [self._slope(a) for a in e.args]
-        match e.op, slopes:
-            case "index", _: return 1
-            case "neg", [int(s)]: return -s
-            case "add", [int(s), int(t)]: return s + t
-            case "sub", [int(s), int(t)]: return s - t
-            case "mul", [int(s), int(t)] if s == 0 or t == 0:
-                factor = e.args[0 if s == 0 else 1]
-                return (s + t) * int(factor.value) if factor.op == "const" else None
-        return None
+        form = affine(e, self.same)
+        slope = None if form is None else form.terms.get(self.form.lane, 0)
+        return slope if isinstance(slope, int) else None
 
     def _first_lane(self, e: Expr) -> Any:
         """An index with a slope, in the first lane: a scalar."""
@@ -414,8 +406,9 @@ class Values:
         if self.here.tile is not None and self._tiled(e.value, access):
             return b.widen(self.tiled(e.value, access), access.stored)
         offset, vector, mask = self.place(e.value, access)
-        pointer = self._readable(self.pointer(access, offset))
+        pointer = self.pointer(access, offset)
         if not self.same(e):
+            pointer = self._readable(pointer)
             wide = None if mask is None else self.spread(mask, self.full)
             step = self._apart(access, mask)
             if vector is None and step:

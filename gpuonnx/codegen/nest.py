@@ -164,10 +164,6 @@ def as_nest(node: g.Node) -> g.Nest:
                   stages=((g.Fold(node.fold, node.expr),), (g.Store(0, kept, out),)), origins=node.origins)
 
 
-def roots(nest: g.Nest) -> list[Expr]:
-    return [x for stage in nest.stages for a in stage for x in ((a.expr,) if isinstance(a, g.Fold) else (a.expr, *a.indices))]
-
-
 def product(sizes: Sequence[Dim]) -> Dim:
     out: Dim = 1
     for s in sizes:
@@ -232,7 +228,7 @@ class Arrangement:
         self.inputs, self.refs = inputs, refs
         rank = len(nest.ranges)
         self.loads: dict[Expr, Walked] = {}
-        self._walk(roots(nest))
+        self._walk(nest.roots)
         self.stores = {(s, p): _walked(a.indices, outputs[a.output], Ref("out", a.output), rank)
                        for s, stage in enumerate(nest.stages) for p, a in enumerate(stage) if isinstance(a, g.Store)}
         self.walks = [*self.loads.values(), *self.stores.values()]
@@ -443,7 +439,7 @@ def _without_ones(nest: g.Nest, ones: set[int]) -> g.Nest:
 
     def leaf(x: Expr) -> Expr:
         return const(0, "ix") if x.op == "index" and x.value in ones else x
-    fixed = iter(rewrite(tuple(roots(nest)), leaf))
+    fixed = iter(rewrite(nest.roots, leaf))
     stages = tuple(tuple(g.Fold(a.op, next(fixed)) if isinstance(a, g.Fold) else _store(a.output, next(fixed), [next(fixed) for _ in a.indices])
                          for a in stage) for stage in nest.stages)
     return g.Nest(nest.inputs, nest.outputs, ranges=nest.ranges, over=nest.over - ones, stages=stages, origins=nest.origins)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from gpuonnx.ir import graph as g
 from gpuonnx.ir.expr import Expr, load, postorder, rewrite
+from gpuonnx.ir.inplace import whole
 from gpuonnx.ir.scalar import SCALARS
 from gpuonnx.ir.types import compute
 
@@ -17,17 +18,11 @@ def keep(nest: g.Nest) -> tuple[g.Nest, int]:
     last = len(nest.stages) - 1
     stores = [a for a in nest.stages[last] if isinstance(a, g.Store)]
     for store in stores if len(stores) == len(nest.stages[last]) else ():
-        found = _shared(nest, last, store) if _whole(nest, store) else None
+        out = nest.outputs[store.output].dtype
+        found = _shared(nest, last, store) if whole(nest, store) and compute(out) == out else None
         if found is not None:
             return _kept(nest, store, *found), store.output
     return nest, -1
-
-
-def _whole(nest: g.Nest, store: g.Store) -> bool:
-    """One element of the output for each index of all ranges, in a type that rounds nothing."""
-    axes = [i.value for i in store.indices if i.op == "index"]
-    out = nest.outputs[store.output].dtype
-    return len(axes) == len(store.indices) and sorted(axes) == list(range(len(nest.ranges))) and compute(out) == out
 
 
 def _shared(nest: g.Nest, stage: int, store: g.Store) -> tuple[int, Expr] | None:

@@ -31,7 +31,7 @@ def _steps(store: g.Store, axis: int, outputs: Sequence[Layout]) -> bool:
 
 def _divisor(nest: g.Nest, axis: int) -> int:
     """The one small number that coordinates of `axis` are divided by, or 0."""
-    found = {x.args[1].value if x.args[1].op == "const" else 0 for x in postorder(_roots(nest))
+    found = {x.args[1].value if x.args[1].op == "const" else 0 for x in postorder(nest.roots)
              if x.op in ("floordiv", "floormod") and x.dtype == "ix" and _plain(x.args[0], {axis: 1}) is not None}
     by = found.pop() if len(found) == 1 else 0
     return by if 2 <= by <= LARGEST else 0
@@ -43,10 +43,6 @@ def _plain(e: Expr, terms: dict[int, int]) -> int | None:
     if form is None or not isinstance(form.offset, int) or not all(isinstance(c, int) for c in form.terms.values()):
         return None
     return form.offset if form.terms == terms else None
-
-
-def _roots(nest: g.Nest) -> tuple[Expr, ...]:
-    return tuple(x for stage in nest.stages for a in stage for x in ((a.expr,) if isinstance(a, g.Fold) else (a.expr, *a.indices)))
 
 
 def _split(nest: g.Nest, axis: int, by: int, quotient: Dim) -> g.Nest:
@@ -64,7 +60,7 @@ def _split(nest: g.Nest, axis: int, by: int, quotient: Dim) -> g.Nest:
         if x.op == "floormod":
             return apply("floormod", index(rest) + const(offset, "ix"), x.args[1]) if offset else index(rest)
         return index(axis) + apply("floordiv", index(rest) + const(offset, "ix"), x.args[1]) if offset else index(axis)
-    changed = iter(rewrite(_roots(nest), change))
+    changed = iter(rewrite(nest.roots, change))
     stages = tuple(tuple(g.Fold(a.op, next(changed)) if isinstance(a, g.Fold) else _store(a, next(changed), [next(changed) for _ in a.indices])
                          for a in stage) for stage in nest.stages)
     ranges = (*(quotient if a == axis else s for a, s in enumerate(nest.ranges)), by)

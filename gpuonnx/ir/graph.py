@@ -167,6 +167,10 @@ class Fold:
     op: str
     expr: Expr
 
+    @property
+    def roots(self) -> tuple[Expr, ...]:
+        return (self.expr,)
+
 
 @dataclass(frozen=True)
 class Store:
@@ -176,6 +180,10 @@ class Store:
     indices: tuple[Expr, ...]
     expr: Expr
 
+    @property
+    def roots(self) -> tuple[Expr, ...]:
+        return (self.expr, *self.indices)
+
 
 @dataclass(frozen=True, eq=False)
 class Nest(Node):
@@ -184,6 +192,11 @@ class Nest(Node):
     ranges: tuple[Dim, ...] = field(kw_only=True)
     over: frozenset[int] = field(kw_only=True)
     stages: tuple[tuple[Fold | Store, ...], ...] = field(kw_only=True)
+
+    @property
+    def roots(self) -> tuple[Expr, ...]:
+        """The expressions of all actions, in order."""
+        return tuple(e for stage in self.stages for action in stage for e in action.roots)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,12 @@ def only_at(roots: Sequence[Expr], operand: int, indices: tuple[Expr, ...]) -> b
     return all(e.args == indices for e in postorder(tuple(roots)) if e.op == "load" and e.value == operand)
 
 
+def whole(nest: g.Nest, store: g.Store) -> bool:
+    """Whether there is one element of the output for each index of all ranges."""
+    axes = [i.value for i in store.indices if i.op == "index"]
+    return len(axes) == len(store.indices) and sorted(axes) == list(range(len(nest.ranges)))
+
+
 def overwritable(nest: g.Nest, in_turn: bool = True) -> tuple[tuple[int, int], ...]:
     """(input, output) pairs that may be one memory if both lie alike in it. An output is stored once in all, one element for
     each index of all ranges; the input is read at that element's index only, by earlier stages, by folds of the same one or by
@@ -20,9 +26,7 @@ def overwritable(nest: g.Nest, in_turn: bool = True) -> tuple[tuple[int, int], .
     stores = [(s, a) for s, stage in enumerate(nest.stages) for a in stage if isinstance(a, g.Store)]
     found = []
     for stage, store in stores:
-        axes = [i.value for i in store.indices if i.op == "index"]
-        alone = sum(a.output == store.output for _, a in stores) == 1
-        if not alone or len(axes) != len(store.indices) or sorted(axes) != list(range(len(nest.ranges))):
+        if not whole(nest, store) or sum(a.output == store.output for _, a in stores) > 1:
             continue
         for k in range(len(nest.inputs)):
             if all(_before(k, s, a, stage, store, in_turn) for s, actions in enumerate(nest.stages) for a in actions):
@@ -35,12 +39,8 @@ def _before(operand: int, s: int, action: g.Fold | g.Store, stage: int, store: g
     if not _reads(action, operand):
         return True
     early = action is store or in_turn and (s < stage or s == stage and isinstance(action, g.Fold))
-    return early and only_at(_roots(action), operand, store.indices)
-
-
-def _roots(action: g.Fold | g.Store) -> tuple[Expr, ...]:
-    return (action.expr, *(action.indices if isinstance(action, g.Store) else ()))
+    return early and only_at(action.roots, operand, store.indices)
 
 
 def _reads(action: g.Fold | g.Store, operand: int) -> bool:
-    return any(e.op == "load" and e.value == operand for e in postorder(_roots(action)))
+    return any(e.op == "load" and e.value == operand for e in postorder(action.roots))

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from gpuonnx.errors import ModelError
 from gpuonnx.ir.build import Tensor
@@ -15,13 +14,13 @@ from gpuonnx.ops import quantize as q
 from gpuonnx.ops.beyond import simplified_layer_normalization
 from gpuonnx.ops.math import clip_6
 from gpuonnx.ops.matmul import gemm, integer_product, matrix_product, one_or_many, scaled, transposed
-from gpuonnx.ops.registry import op
+from gpuonnx.ops.registry import F, op
 from gpuonnx.ops.window import Ints
 
 DOMAIN = "com.microsoft"
 
 
-def microsoft(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def microsoft(name: str) -> Callable[[F], F]:
     return op(name, since=1, domain=DOMAIN)
 
 
@@ -53,7 +52,7 @@ def quick_gelu(x: Tensor, *, alpha: float = 1.702) -> Tensor:
 
 @microsoft("GemmFastGelu")
 def gemm_fast_gelu(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
-    return fast_gelu(matrix_product(x, w), bias)  # type: ignore[no-any-return]
+    return fast_gelu(matrix_product(x, w), bias)
 
 
 @microsoft("BiasSoftmax")
@@ -77,7 +76,7 @@ def moved_batch(t: Tensor) -> Tensor:
 
 @microsoft("TransposeMatMul")
 def transpose_matmul(a: Tensor, b: Tensor, *, alpha: float = 1.0, transA: int = 0, transB: int = 0) -> Tensor:
-    return fused_matmul(a, b, alpha=alpha, transA=transA, transB=transB)  # type: ignore[no-any-return]
+    return fused_matmul(a, b, alpha=alpha, transA=transA, transB=transB)
 
 
 ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
@@ -150,7 +149,7 @@ def matmul_integer_to_float(a: Tensor, b: Tensor, a_scale: Tensor, b_scale: Tens
 @microsoft("DynamicQuantizeMatMul")
 def dynamic_quantize_matmul(a: Tensor, b: Tensor, b_scale: Tensor, b_zero_point: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
     scale, zero = q.dynamic_range(a)
-    return matmul_integer_to_float(q.quantized(a, scale, zero, "u8"), b, scale, b_scale, zero, b_zero_point, bias)  # type: ignore[no-any-return]
+    return matmul_integer_to_float(q.quantized(a, scale, zero, "u8"), b, scale, b_scale, zero, b_zero_point, bias)
 
 
 @microsoft("QuantizeLinear")

@@ -146,7 +146,7 @@ def decoder_masked_multi_head_attention(
     if key is None:
         size = d.floordiv(query.shape[2], 3)
         query, key, value = (query.slice(2, size * k, size) for k in range(3))
-    return multi_head_attention(  # type: ignore[no-any-return]
+    return multi_head_attention(
         query, key, value, bias, mask_index, attention_bias, past_key, past_value, past_sequence_length if past_present_share_buffer else None,
         cache_indirection, mask_filter_value=mask_filter_value, num_heads=num_heads, scale=scale, outputs=outputs)
 
@@ -306,7 +306,7 @@ def q_embed_layer_normalization(
     def real(t: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
         return q.dequantized(t, scale.reshape(), None if zero is None else zero.reshape(), "f32")
     segments = None if segment is None or segment_scale is None else real(segment, segment_scale, segment_zero)
-    return embed_layer_normalization(  # type: ignore[no-any-return]
+    return embed_layer_normalization(
         input_ids, segment_ids, real(word, word_scale, word_zero), real(place, place_scale, place_zero), segments,
         real(gamma, gamma_scale, gamma_zero), real(beta, beta_scale, beta_zero), mask, epsilon=epsilon, outputs=2)
 
@@ -332,6 +332,6 @@ def sparse_attention(query: Tensor, key: Tensor | None, value: Tensor | None, pa
         row, column = (minimum(place // dim(sparse_block_size), last) for place in (i + steps.before(b), j))
         return select(seen.at(n % dim(layouts), row, column), const(0.0, compute(query.dtype)), const(float("-inf"), compute(query.dtype)))
     bias = tensor_map((query.shape[0], num_heads, rows, total), query.dtype, hidden)
-    return group_query_attention(  # type: ignore[no-any-return]
+    return group_query_attention(
         query, key, value, past_key, past_value, filled - 1, total_sequence_length, cos_cache, sin_cache, None, bias, do_rotary=do_rotary,
         kv_num_heads=kv_num_heads, num_heads=num_heads, rotary_interleaved=rotary_interleaved, scale=scale, outputs=3)

@@ -79,8 +79,7 @@ def expressions(node: g.Node) -> tuple[Expr, ...]:
         case g.Map() | g.Reduce() | g.Prefix(): return (node.expr,)
         case g.Scatter(): return (node.expr, *node.index)
         case g.Call(): return (node.epilogue,) if node.epilogue is not None else ()
-        case g.Nest():
-            return tuple(e for stage in node.stages for a in stage for e in ((a.expr, *a.indices) if isinstance(a, g.Store) else (a.expr,)))
+        case g.Nest(): return node.roots
     return ()
 
 

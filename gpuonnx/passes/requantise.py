@@ -11,7 +11,7 @@ import numpy as np
 from gpuonnx.ir import graph as g
 from gpuonnx.ir.expr import Expr, const, postorder, rewrite
 from gpuonnx.ir.types import kind
-from gpuonnx.passes.rewrite import Trace, change_leaves, numbered
+from gpuonnx.passes.rewrite import Trace, named, numbered
 
 if TYPE_CHECKING:
     from gpuonnx.planner.place import Placement
@@ -43,7 +43,7 @@ class Requantise:
         node = self.node
         if not any(e.op == "rint" and e.args[0].op == "div" for e in postorder((node.expr,))):
             return node
-        expr = change_leaves(node.expr, lambda x: Expr("load", x.args, x.dtype, node.inputs[x.value]) if x.op == "load" else None)
+        expr = named(node.expr, node.inputs)
         (changed,) = rewrite((expr,), self._rounded)
         if changed == expr or not trace.allow(RULE, node.origins):
             return node

@@ -2,7 +2,7 @@
 where each begins by the sizes of a run: behind the last that lies below it."""
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -83,21 +83,25 @@ def used(slots: Sequence[Slot]) -> int:
 def _packed(slots: list[Slot]) -> list[Slot]:
     """Largest first, each into the tightest gap between those that it meets; the slots by offset, with what is below each."""
     order = sorted(slots, key=lambda s: (-s.hint, s.first))
-    first, last = (np.array([getattr(s, name) for s in order], np.int64) for name in ("first", "last"))
-    for k, slot in enumerate(order):
-        met = np.flatnonzero((first[:k] <= slot.last) & (last[:k] >= slot.first))
+    for slot, met in _meeting(order):
         slot.offset = _gap(sorted((order[n].offset, order[n].offset + order[n].hint) for n in met), slot.hint)
     order.sort(key=lambda s: s.offset)
-    first, last = (np.array([getattr(s, name) for s in order], np.int64) for name in ("first", "last"))
     under: list[int] = []
-    for k, slot in enumerate(order):
+    for slot, met in _meeting(order):
         covered = 0
-        for n in np.flatnonzero((first[:k] <= slot.last) & (last[:k] >= slot.first))[::-1].tolist():
+        for n in reversed(met):
             if not covered >> n & 1:
                 slot.below.append(order[n])
                 covered |= under[n] | 1 << n
         under.append(covered)
     return order
+
+
+def _meeting(order: list[Slot]) -> Iterator[tuple[Slot, list[int]]]:
+    """Each slot, with which of those before it are in use at some step when it is."""
+    first, last = (np.array([getattr(s, name) for s in order], np.int64) for name in ("first", "last"))
+    for k, slot in enumerate(order):
+        yield slot, np.flatnonzero((first[:k] <= slot.last) & (last[:k] >= slot.first)).tolist()
 
 
 def _gap(taken: list[tuple[int, int]], size: int) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, cast
 
 from gpuonnx.ir.dims import Dim
@@ -258,7 +259,7 @@ class Emitter:
     def _store_two(self, held: bounded.Bounded, first: At, second: At) -> None:
         """Bytes of two vectors side by side: their words are packed together."""
         b, access = self.b, self.form.accesses[0]
-        words = [bounded.words(b, held, lambda x, at=at: self.value(x, at)) for at in (first, second)]  # type: ignore[misc]
+        words = [bounded.words(b, held, partial(self.value, at=at)) for at in (first, second)]
         packed = b.held_within(b.side_by_side(*words), held.low, held.high, b.element(access.stored))
         b.write(packed, self.unit(access, self.here(0, access, first), first.vector), access.stored)
 
@@ -272,7 +273,7 @@ class Emitter:
             elif e.op in ("load", "index"):
                 at.known[key] = at.accumulator if e.op == "load" and e.value == 0 else self._leaf(e, at)
             elif (held := bounded.bounded(e)) is not None:
-                at.known[key] = bounded.emit(self.b, held, lambda x: self.value(x, at), e.dtype)
+                at.known[key] = bounded.emit(self.b, held, partial(self.value, at=at), e.dtype)
             else:
                 at.known[key] = compute(self.b, e, [self.value(a, at) for a in e.args])
         return at.known[key]
